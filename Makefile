@@ -1,0 +1,69 @@
+# Every target sets itself up in .venv from nothing; a second call finds that done.
+#
+#   make demo      trains with and without RankReg, prints the table, saves results and plots
+#   make test      lint, all tests with coverage, the C++ tests under sanitizers
+#   make bench     benchmarks
+#   make lint      ruff and clang-format, as they stand in requirements-dev.txt
+#   make format    lets both rewrite
+#   make clean     removes the build and .venv
+#
+# PYTHON: the interpreter of .venv (3.11 or newer). ARGS: passed on to the program that is run.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest
+
+# Stamps: what is older than its cause is done again.
+BASE := $(VENV)/.base
+DEV := $(VENV)/.dev
+BUILT := $(VENV)/.built
+BUILD_SOURCES := setup.py pyproject.toml rankreg_ext/_version.py \
+    $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
+CXX_SOURCES = $(shell git ls-files -co --exclude-standard -- '*.cpp' '*.h' '*.cu' '*.cuh')
+
+.PHONY: demo test bench lint format sanitize clean
+.DELETE_ON_ERROR:
+
+demo: $(BUILT)
+	$(BIN)/python -m benchmarks.experiments.demo $(ARGS)
+
+test: lint $(BUILT)
+	$(PYTEST) -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
+	$(MAKE) --no-print-directory sanitize
+
+bench: $(DEV) $(BUILT)
+	$(PYTEST) benchmarks --benchmark-only $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+sanitize: $(DEV)
+	$(if $(wildcard tests/cpp/Makefile),$(MAKE) -C tests/cpp PYTHON=$(abspath $(BIN)/python))
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info rankreg_ext/*.so rankreg_ext/_build_info.json
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): requirements.txt | $(BIN)/python
+	$(PIP) install -r requirements.txt
+	touch $@
+
+$(DEV): requirements-dev.txt $(BASE)
+	$(PIP) install -r requirements-dev.txt
+	touch $@
+
+$(BUILT): $(BUILD_SOURCES) $(BASE)
+	RANKREG_WERROR=1 $(PIP) install --no-build-isolation --no-deps --editable .
+	touch $@
