@@ -1,0 +1,291 @@
+"""Registered operators: schemas, fakes, autograd and vmap rules of every op, in one place.
+
+The only module that touches ``torch.ops.rankreg_ext``. Every op works on lists along the last
+dimension. C++ implements the ops for one device each; where no native kernel is loaded the
+dispatcher falls back to :mod:`rankreg_ext.reference`, so an op always exists.
+
+``lam`` travels as a float, or as a 0-dim tensor in ``lam_tensor``, which then takes precedence and
+is never read on the host. ``ties``, ``normalize`` and ``reduction`` are indices into the tuples
+below.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _backend, reference
+from .reference import TIES, compute_dtype, rank_dtype
+
+NORMALIZE = ("none", "length")
+REDUCTION = ("none", "sum", "mean")
+# Ranks of at most this many positives are kept from forward to backward, per list; a list with more
+# positives counts them again. A bound known beforehand keeps the shape of `state` free of the data.
+STATE_CAPACITY = 256
+
+_LAM = "float lam, Tensor? lam_tensor"
+_RANK = "bool descending, int ties, Tensor? where"
+_LOSS = f"{_LAM}, int power, int normalize, Tensor? where"
+_SCHEMAS = (
+    f"rank(Tensor x, {_RANK}) -> Tensor",
+    f"blackbox_rank(Tensor x, {_LAM}, {_RANK}) -> Tensor",
+    f"blackbox_rank_backward(Tensor grad, Tensor x, Tensor ranks, {_LAM}, {_RANK}) -> Tensor",
+    f"positive_ranks(Tensor scores, Tensor positives, {_LAM}, Tensor? where) -> Tensor",
+    "positive_ranks_backward(Tensor grad, Tensor scores, Tensor positives, Tensor ranks, "
+    f"{_LAM}, Tensor? where) -> Tensor",
+    f"rankreg_loss(Tensor scores, Tensor positives, {_LOSS}, int reduction)"
+    " -> (Tensor loss, Tensor state)",
+    "rankreg_loss_backward(Tensor grad, Tensor scores, Tensor positives, Tensor state, "
+    f"{_LOSS}) -> Tensor",
+)
+
+_library = torch.library.Library("rankreg_ext", "DEF")
+for _schema in _SCHEMAS:
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+_backend.load_native()
+
+ops = torch.ops.rankreg_ext
+
+
+# --- fallback on every device without a kernel of its own -----------------------------------------
+
+
+def _rank(x, descending, ties, where):
+    return reference.rank(x, descending=descending, ties=TIES[ties], where=where).contiguous()
+
+
+def _blackbox_rank(x, lam, lam_tensor, descending, ties, where):
+    return _rank(x, descending, ties, where)
+
+
+def _blackbox_rank_backward(grad, x, ranks, lam, lam_tensor, descending, ties, where):
+    lam = lam if lam_tensor is None else lam_tensor
+    gradient = reference.blackbox_rank_backward(
+        grad, x, ranks, lam, descending, TIES[ties], where
+    )
+    return gradient.contiguous()
+
+
+def _positive_ranks(scores, positives, lam, lam_tensor, where):
+    return reference.positive_ranks(scores, positives, where=where).contiguous()
+
+
+def _positive_ranks_backward(grad, scores, positives, ranks, lam, lam_tensor, where):
+    # The kernels need only the positives' ranks; the definition needs them all.
+    positives = positives if where is None else positives & where
+    grad = torch.where(positives, grad, 0)
+    ranks = reference.rank(scores, where=where)
+    return _blackbox_rank_backward(grad, scores, ranks, lam, lam_tensor, True, 0, where)
+
+
+def _rankreg_loss(scores, positives, lam, lam_tensor, power, normalize, where, reduction):
+    loss = reference.rankreg_loss(
+        scores.detach(),
+        positives,
+        lam=lam if lam_tensor is None else lam_tensor,
+        power=power,
+        normalize=NORMALIZE[normalize],
+        where=where,
+        reduction=REDUCTION[reduction],
+    )
+    positives = positives if where is None else positives & where
+    ranks = _positive_ranks(scores, positives, lam, lam_tensor, where)
+    order = positives.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+    ranks = ranks.gather(-1, order[..., :STATE_CAPACITY])
+    divisor = ranks.new_ones((*ranks.shape[:-1], 1))
+    if REDUCTION[reduction] == "mean":
+        divisor = divisor * positives.any(-1).sum().clamp(min=1)
+    return loss, torch.cat([divisor, ranks], -1)
+
+
+def _rankreg_loss_backward(
+    grad, scores, positives, state, lam, lam_tensor, power, normalize, where
+):
+    where = torch.ones_like(positives) if where is None else where
+    dtype = compute_dtype(scores.dtype)
+    gradient = reference.rankreg_loss_backward(
+        grad.to(dtype) / state[..., 0].to(dtype),
+        scores,
+        positives & where,
+        lam if lam_tensor is None else lam_tensor,
+        power,
+        NORMALIZE[normalize],
+        where,
+    )
+    return gradient.contiguous()
+
+
+# --- shapes and dtypes ----------------------------------------------------------------------------
+
+
+def _fake_rank(x, descending, ties, where):
+    return x.new_empty(x.shape, dtype=rank_dtype(x.dtype, x.shape[-1], TIES[ties]))
+
+
+def _fake_blackbox_rank(x, lam, lam_tensor, descending, ties, where):
+    return _fake_rank(x, descending, ties, where)
+
+
+def _fake_positive_ranks(scores, positives, lam, lam_tensor, where):
+    return scores.new_empty(scores.shape, dtype=rank_dtype(scores.dtype, scores.shape[-1]))
+
+
+def _fake_rankreg_loss(scores, positives, lam, lam_tensor, power, normalize, where, reduction):
+    *lists, n = scores.shape
+    loss = scores.new_empty(
+        lists if REDUCTION[reduction] == "none" else (), dtype=compute_dtype(scores.dtype)
+    )
+    kept = torch.sym_min(n, STATE_CAPACITY)
+    return loss, scores.new_empty((*lists, 1 + kept), dtype=rank_dtype(scores.dtype, n))
+
+
+def _fake_gradient(grad, x, *args):
+    return x.new_empty(x.shape)
+
+
+# --- autograd -------------------------------------------------------------------------------------
+
+
+def _keep(*tensors: int):
+    """A setup_context that saves the inputs at ``tensors`` and the last output, and the rest."""
+
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(
+            *(inputs[i] for i in tensors), output[-1] if isinstance(output, tuple) else output
+        )
+        ctx.inputs = [None if isinstance(v, Tensor) else v for v in inputs]
+
+    return setup_context
+
+
+def _blackbox_rank_autograd(ctx, grad):
+    _, lam, _, descending, ties, _ = ctx.inputs
+    x, lam_tensor, where, ranks = ctx.saved_tensors
+    gradient = ops.blackbox_rank_backward(
+        grad, x, ranks, lam, lam_tensor, descending, ties, where
+    )
+    return gradient, None, None, None, None, None
+
+
+def _positive_ranks_autograd(ctx, grad):
+    lam = ctx.inputs[2]
+    scores, positives, lam_tensor, where, ranks = ctx.saved_tensors
+    gradient = ops.positive_ranks_backward(
+        grad, scores, positives, ranks, lam, lam_tensor, where
+    )
+    return gradient, None, None, None, None
+
+
+def _rankreg_loss_autograd(ctx, grad, _):
+    _, _, lam, _, power, normalize, _, _ = ctx.inputs
+    scores, positives, lam_tensor, where, state = ctx.saved_tensors
+    gradient = ops.rankreg_loss_backward(
+        grad, scores, positives, state, lam, lam_tensor, power, normalize, where
+    )
+    return gradient, None, None, None, None, None, None, None
+
+
+def _no_second_derivative(ctx, *_):
+    raise RuntimeError(reference.NO_SECOND_DERIVATIVE)
+
+
+# --- vmap: the mapped dimension becomes one more batch dimension in front -------------------------
+
+
+def _vmap(name: str):
+    """The rule of op ``name``: mapped tensors get the new dimension in front, others expand to it.
+
+    A mapped ``lam_tensor`` would need one lam per list, which no kernel has: that case is a loop.
+    """
+    op = getattr(ops, name).default
+    names = [argument.name for argument in op._schema.arguments]
+    lam_at = names.index("lam_tensor") if "lam_tensor" in names else None
+
+    def rule(info, in_dims, *args):
+        size = info.batch_size
+        if lam_at is not None and in_dims[lam_at] is not None:
+            rows = [
+                op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+                for i in range(size)
+            ]
+            if not isinstance(rows[0], tuple):
+                return torch.stack(rows), 0
+            return tuple(torch.stack(column) for column in zip(*rows, strict=True)), (0, 0)
+        args = [
+            _front(a, d, size) if isinstance(a, Tensor) and i != lam_at else a
+            for i, (a, d) in enumerate(zip(args, in_dims, strict=True))
+        ]
+        if name == "rankreg_loss":
+            return _rankreg_loss_mapped(*args), (0, 0)
+        if name == "rankreg_loss_backward":  # one upstream value for all lists of an example
+            lists = args[1].shape[:-1]
+            args[0] = args[0].reshape(size, *[1] * (len(lists) - args[0].dim()), *args[0].shape[1:])
+            args[0] = args[0].expand(lists)
+        return op(*args), 0
+
+    return rule
+
+
+def _front(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _rankreg_loss_mapped(
+    scores, positives, lam, lam_tensor, power, normalize, where, reduction
+):
+    """Lists ``(size, ..., n)``, reduced within each of the ``size`` examples."""
+    none = REDUCTION.index("none")
+    args = (lam, lam_tensor, power, normalize, where, none)
+    losses, state = ops.rankreg_loss(scores, positives, *args)
+    if reduction == none or losses.dim() == 1:
+        return losses, state
+    lists = tuple(range(1, losses.dim()))
+    loss = losses.double().sum(lists)
+    if REDUCTION[reduction] == "mean":
+        some = positives if where is None else positives & where
+        count = some.any(-1).sum(lists).clamp(min=1)
+        loss = loss / count
+        divisor = count.to(state.dtype).reshape(-1, *[1] * (state.dim() - 1))
+        state = torch.cat([divisor.expand(state[..., :1].shape), state[..., 1:]], -1)
+    return loss.to(losses.dtype), state
+
+
+# --- registration ---------------------------------------------------------------------------------
+
+_FALLBACKS = (
+    _rank,
+    _blackbox_rank,
+    _blackbox_rank_backward,
+    _positive_ranks,
+    _positive_ranks_backward,
+    _rankreg_loss,
+    _rankreg_loss_backward,
+)
+_FAKES = (
+    _fake_rank,
+    _fake_blackbox_rank,
+    _fake_gradient,
+    _fake_positive_ranks,
+    _fake_gradient,
+    _fake_rankreg_loss,
+    _fake_gradient,
+)
+_AUTOGRAD = {
+    "blackbox_rank": (_blackbox_rank_autograd, _keep(0, 2, 5)),
+    "positive_ranks": (_positive_ranks_autograd, _keep(0, 1, 3, 4)),
+    "rankreg_loss": (_rankreg_loss_autograd, _keep(0, 1, 3, 6)),
+}
+
+for _fallback, _fake in zip(_FALLBACKS, _FAKES, strict=True):
+    _name = _fallback.__name__[1:]
+    _library.impl(_name, _fallback, "CompositeExplicitAutograd")
+    _qualified = f"rankreg_ext::{_name}"
+    torch.library.register_fake(_qualified, _fake, lib=_library)
+    torch.library.register_vmap(_qualified, _vmap(_name), lib=_library)
+    if _name in _AUTOGRAD:
+        _backward, _setup = _AUTOGRAD[_name]
+    elif _name.endswith("_backward"):
+        _backward, _setup = _no_second_derivative, None
+    else:
+        continue
+    torch.library.register_autograd(_qualified, _backward, setup_context=_setup, lib=_library)

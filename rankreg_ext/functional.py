@@ -1,0 +1,359 @@
+"""The public functions: validation, choice of back-end, and autograd on the hot path.
+
+Eager calls go through a Python ``autograd.Function`` around the registered op, which costs about
+half of the dispatcher's own autograd rule. Under ``torch.compile`` and ``torch.func`` the op is
+called as it is, and the rules in :mod:`rankreg_ext._ops` apply. Both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+
+from . import _backend, _ops, _validate, reference
+from .reference import TIES
+
+_DEVICE_OF_BACKEND = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+_rank_op = _ops.ops.rank.default
+_blackbox_rank_op = _ops.ops.blackbox_rank.default
+_blackbox_rank_backward_op = _ops.ops.blackbox_rank_backward.default
+_positive_ranks_op = _ops.ops.positive_ranks.default
+_positive_ranks_backward_op = _ops.ops.positive_ranks_backward.default
+_rankreg_loss_op = _ops.ops.rankreg_loss.default
+_rankreg_loss_backward_op = _ops.ops.rankreg_loss_backward.default
+
+
+def rank(
+    x: Tensor,
+    dim: int = -1,
+    *,
+    descending: bool = True,
+    ties: str = "min",
+    where: Tensor | None = None,
+) -> Tensor:
+    r"""Ranks of the items of each list: ``1 + #{k : x_k > x_i}``, so that rank 1 is the highest.
+
+    Not differentiable; see :func:`blackbox_rank`.
+
+    Args:
+        x: ``(..., n, ...)``, lists along ``dim``; float16, bfloat16, float32, float64 or integers.
+        dim: dimension of the lists.
+        descending: the highest value has rank 1; otherwise the lowest.
+        ties: what equal values share: ``"min"`` the best of their ranks, ``"max"`` the worst,
+            ``"average"`` the mean, ``"dense"`` the best, without gaps behind them; ``"ordinal"``
+            nothing, the earlier index ranks better.
+        where: bool, broadcastable to ``x``; items where it is false count for nobody and have
+            rank 0.
+
+    Returns:
+        The ranks, of the shape of ``x``: float32, and float64 for float64 input and for lists too
+        long to have exact ranks in float32 (2^24 items; 2^23 for ``"average"``). A NaN has rank NaN
+        and the others rank as if it were absent.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+
+    Example:
+        >>> rank(torch.tensor([0.3, 0.1, 0.7, 0.6, 0.8]))
+        tensor([4., 5., 2., 3., 1.])
+        >>> rank(torch.tensor([5, 5, 1]), ties="average")
+        tensor([1.5000, 1.5000, 3.0000])
+
+    Source: the rank function of "Ranking Regularization for Critical Rare Classes" (CVPR 2023).
+    """
+    _validate.scores("rank", "x", x, integers=True)
+    dim = _validate.dimension("rank", dim, x)
+    tie_rule = _validate.ties("rank", ties)
+    if where is not None:
+        where = _validate.mask("rank", "where", where, x, "x")
+    if x.requires_grad:
+        x = x.detach()
+    if _use_reference("rank", x):
+        return reference.rank(x, dim, descending=descending, ties=ties, where=where)
+    if dim == x.dim() - 1:
+        return _rank_op(x, descending, tie_rule, where)
+    where = None if where is None else where.movedim(dim, -1)
+    return _rank_op(x.movedim(dim, -1), descending, tie_rule, where).movedim(-1, dim)
+
+
+def blackbox_rank(
+    x: Tensor,
+    lam: float | Tensor,
+    dim: int = -1,
+    *,
+    descending: bool = True,
+    ties: str = "min",
+    where: Tensor | None = None,
+) -> Tensor:
+    r"""Ranks whose gradient is the blackbox interpolation of Vlastelica et al. (ICLR 2020).
+
+    With ``g`` the gradient that arrives at the ranks,
+
+    .. math:: \partial L / \partial x = (\mathrm{rk}(x + \lambda g) - \mathrm{rk}(x)) / \lambda
+
+    (for ascending ranks the perturbation is ``-lam * g``). ``lam`` multiplies whatever scale ``g``
+    has: a loss weight, a batch mean or an AMP loss scale changes which items change places.
+    :func:`rankreg_loss` is free of that. Half precision is perturbed and compared in float32.
+
+    Args:
+        x: ``(..., n, ...)``, float16, bfloat16, float32 or float64.
+        lam: the interpolation's strength, positive; a float, or a 0-dim tensor on the device of
+            ``x``, whose value is neither read on the host nor checked.
+        dim, descending, ties, where: as for :func:`rank`.
+
+    Returns:
+        The ranks, as :func:`rank` gives them, differentiable once. The gradient has the dtype of
+        ``x``, is 0 at masked items and NaN at NaN scores.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+        RuntimeError: on a second differentiation.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+        >>> blackbox_rank(x, lam=2.0)[0].backward()
+        >>> x.grad
+        tensor([-0.5000,  0.5000,  0.0000])
+
+    Source: Vlastelica et al., ICLR 2020, algorithm 1; Rolinek et al., CVPR 2020, for ranks.
+    """
+    _validate.scores("blackbox_rank", "x", x)
+    dim = _validate.dimension("blackbox_rank", dim, x)
+    tie_rule = _validate.ties("blackbox_rank", ties)
+    lam, lam_tensor = _validate.lam("blackbox_rank", lam, x)
+    if where is not None:
+        where = _validate.mask("blackbox_rank", "where", where, x, "x")
+    if _use_reference("blackbox_rank", x):
+        lam = lam if lam_tensor is None else lam_tensor
+        return reference.blackbox_rank(x, lam, dim, descending=descending, ties=ties, where=where)
+    moved = dim != x.dim() - 1
+    if moved:
+        x = x.movedim(dim, -1)
+        where = None if where is None else where.movedim(dim, -1)
+    if _is_traced():
+        out = _blackbox_rank_op(x, lam, lam_tensor, descending, tie_rule, where)
+    elif x.requires_grad and torch.is_grad_enabled():
+        out = _BlackboxRank.apply(x, lam, lam_tensor, descending, tie_rule, where)
+    else:
+        out = _rank_op(x.detach(), descending, tie_rule, where)
+    return out.movedim(-1, dim) if moved else out
+
+
+class _BlackboxRank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, lam, lam_tensor, descending, ties, where):
+        ranks = _rank_op(x, descending, ties, where)
+        ctx.save_for_backward(x, ranks, lam_tensor, where)
+        ctx.args = lam, descending, ties
+        return ranks
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, ranks, lam_tensor, where = ctx.saved_tensors
+        lam, *args = ctx.args
+        args = (grad, x, ranks, lam, lam_tensor, *args, where)
+        gradient = _gradient(_blackbox_rank_backward_op, *args)
+        return gradient, None, None, None, None, None
+
+
+def positive_ranks(
+    scores: Tensor,
+    positives: Tensor,
+    *,
+    lam: float | Tensor | None = None,
+    where: Tensor | None = None,
+) -> Tensor:
+    r"""Ranks of the positives among all items of their list, without sorting the list.
+
+    ``r_i = 1 + #{k : a_k > a_i}`` for positive ``i``: the scores are compared with the few
+    thresholds that the positives are. The gradient, too, is counted and not sorted.
+
+    Args:
+        scores: ``(..., n)``, lists along the last dimension; float16, bfloat16, float32, float64.
+        positives: bool, broadcastable to ``scores``.
+        lam: strength of the blackbox gradient, as in :func:`blackbox_rank`; None: no gradient.
+        where: bool, broadcastable to ``scores``; masked items count for nobody.
+
+    Returns:
+        ``(..., n)``: the ranks at the positives, 0 elsewhere; dtype as :func:`rank`.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+        RuntimeError: on a second differentiation.
+
+    Example:
+        >>> scores = torch.tensor([0.3, 0.1, 0.7, 0.6, 0.8])
+        >>> positive_ranks(scores, torch.tensor([True, False, False, True, False]))
+        tensor([4., 0., 0., 3., 0.])
+    """
+    _validate.scores("positive_ranks", "scores", scores)
+    positives = _validate.mask("positive_ranks", "positives", positives, scores, "scores")
+    if where is not None:
+        where = _validate.mask("positive_ranks", "where", where, scores, "scores")
+    differentiable = lam is not None
+    lam, lam_tensor = _validate.lam("positive_ranks", lam, scores) if differentiable else (1.0, None)
+    if _use_reference("positive_ranks", scores):
+        if differentiable:
+            lam = lam if lam_tensor is None else lam_tensor
+            return reference.positive_ranks(scores, positives, lam=lam, where=where)
+        return reference.positive_ranks(scores, positives, where=where)
+    args = (positives, lam, lam_tensor, where)
+    if not differentiable:
+        scores = scores.detach()
+    if _is_traced():
+        return _positive_ranks_op(scores, *args)
+    if scores.requires_grad and torch.is_grad_enabled():
+        return _PositiveRanks.apply(scores, *args)
+    return _below_autograd(_positive_ranks_op, scores, *args)
+
+
+class _PositiveRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores, positives, lam, lam_tensor, where):
+        ranks = _below_autograd(_positive_ranks_op, scores, positives, lam, lam_tensor, where)
+        ctx.save_for_backward(scores, positives, ranks, lam_tensor, where)
+        ctx.lam = lam
+        return ranks
+
+    @staticmethod
+    def backward(ctx, grad):
+        scores, positives, ranks, lam_tensor, where = ctx.saved_tensors
+        args = (grad, scores, positives, ranks, ctx.lam, lam_tensor, where)
+        return _gradient(_positive_ranks_backward_op, *args), None, None, None, None
+
+
+def rankreg_loss(
+    scores: Tensor,
+    positives: Tensor,
+    *,
+    lam: float | Tensor = 5.0,
+    power: int = 2,
+    normalize: str = "length",
+    where: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""The rank regulariser: it grows as positives sink in the list sorted by score.
+
+    Of one list with positives P, with ranks ``r`` and ``y = r / Z``:
+
+    .. math:: R = \frac{1}{|P|} \sum_{i \in P} y_i^p, \qquad
+        \frac{\partial R}{\partial a} = \frac{y(a + \lambda h) - y(a)}{\lambda}, \qquad
+        h_i = \frac{p\, y_i^{p-1}}{|P|} \; (i \in P), \; 0 \text{ elsewhere}
+
+    ``h`` is the list's own inner gradient and everything upstream multiplies afterwards. So ``lam``
+    is in units of the score whatever weight, batch mean or AMP loss scale follows. No sort is made:
+    one pass over the scores forward and one backward, with memory for the positives alone.
+
+    The exact normalisation, power and lam of the paper are not public to us; ``power`` and
+    ``normalize`` cover the plausible readings and the default of ``lam`` is our own.
+
+    Args:
+        scores: ``(..., n)``, lists along the last dimension; float16, bfloat16, float32, float64.
+            Logits, rather than probabilities: these saturate into ties.
+        positives: bool, broadcastable to ``scores``.
+        lam: how far, in units of the score, a positive looks for the next better place; positive;
+            a float or a 0-dim tensor on the device of the scores.
+        power: p, an integer of at least 1.
+        normalize: ``"length"``: Z is the number of unmasked items; ``"none"``: Z = 1.
+        where: bool, broadcastable to ``scores``; masked items count for nobody.
+        reduction: ``"mean"`` over the lists that have a positive (0 if none has), ``"sum"``, or
+            ``"none"``, one value per list, 0 for a list without a positive.
+
+    Returns:
+        0-dim, or ``scores.shape[:-1]`` for ``"none"``: float32, float64 for float64 scores.
+        Differentiable once. NaN where a positive's score is NaN.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+        RuntimeError: on a second differentiation.
+
+    Example:
+        >>> scores = torch.tensor([0.3, 0.1, 0.7, 0.6], requires_grad=True)
+        >>> loss = rankreg_loss(scores, torch.tensor([True, False, False, False]), lam=1.0)
+        >>> loss  # the positive has rank 3 of 4: (3/4)^2
+        tensor(0.5625, grad_fn=<_RankRegLossBackward>)
+        >>> loss.backward()
+        >>> scores.grad  # moved by h = 2 * 3/4 it gains two places and two negatives lose one
+        tensor([-0.5000,  0.0000,  0.2500,  0.2500])
+
+    Source: "Ranking Regularization for Critical Rare Classes" (CVPR 2023) for the idea; the
+    normalisation and the decoupled inner gradient are this package's.
+    """
+    _validate.scores("rankreg_loss", "scores", scores)
+    positives = _validate.mask("rankreg_loss", "positives", positives, scores, "scores")
+    if where is not None:
+        where = _validate.mask("rankreg_loss", "where", where, scores, "scores")
+    _validate.power("rankreg_loss", power)
+    lam, lam_tensor = _validate.lam("rankreg_loss", lam, scores)
+    norm = _validate.choice("rankreg_loss", "normalize", normalize, _ops.NORMALIZE)
+    reduce = _validate.choice("rankreg_loss", "reduction", reduction, _ops.REDUCTION)
+    if _use_reference("rankreg_loss", scores):
+        return reference.rankreg_loss(
+            scores,
+            positives,
+            lam=lam if lam_tensor is None else lam_tensor,
+            power=power,
+            normalize=normalize,
+            where=where,
+            reduction=reduction,
+        )
+    args = (positives, lam, lam_tensor, power, norm, where, reduce)
+    if _is_traced():
+        return _rankreg_loss_op(scores, *args)[0]
+    if scores.requires_grad and torch.is_grad_enabled():
+        return _RankRegLoss.apply(scores, *args)
+    return _below_autograd(_rankreg_loss_op, scores, *args)[0]
+
+
+class _RankRegLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores, positives, lam, lam_tensor, power, normalize, where, reduction):
+        args = (lam, lam_tensor, power, normalize, where, reduction)
+        loss, state = _below_autograd(_rankreg_loss_op, scores, positives, *args)
+        ctx.save_for_backward(scores, positives, state, lam_tensor, where)
+        ctx.args = lam, power, normalize
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad):
+        scores, positives, state, lam_tensor, where = ctx.saved_tensors
+        lam, *args = ctx.args
+        args = (grad, scores, positives, state, lam, lam_tensor, *args, where)
+        gradient = _gradient(_rankreg_loss_backward_op, *args)
+        return gradient, None, None, None, None, None, None, None
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or _are_functorch_transforms_active()
+
+
+def _below_autograd(op, *args):
+    """``op(*args)`` past its Python autograd rule, which the calling Function stands in for."""
+    with _AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def _gradient(op, *args):
+    """A backward op; under ``create_graph=True`` with its rule, which forbids a second derivative."""
+    return op(*args) if torch.is_grad_enabled() else _below_autograd(op, *args)
+
+
+def _use_reference(function: str, x: Tensor) -> bool:
+    """Whether the plain-torch back-end was asked for; an explicit request that x cannot meet raises."""
+    requested = _backend.requested()
+    if requested == "auto":
+        return False
+    if requested == "reference":
+        return True
+    if x.device.type != _DEVICE_OF_BACKEND[requested]:
+        raise RuntimeError(
+            f"{function}: backend {requested!r} was requested and needs tensors on "
+            f"{_DEVICE_OF_BACKEND[requested]}, got {x.device}"
+        )
+    reason = _backend.usable(requested)
+    if reason is not None:
+        raise RuntimeError(
+            f"{function}: backend {requested!r} was requested and is not usable: {reason}"
+        )
+    return False
