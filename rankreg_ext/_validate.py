@@ -129,3 +129,23 @@ def power(function: str, value: int) -> None:
 
 def _type(value: object) -> str:
     return type(value).__name__
+
+
+def integer(function: str, argument: str, value: int, least: int) -> None:
+    required = f"{function}: {argument} must be an integer of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{required}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{required}, got {value}")
+
+
+def weight(function: str, argument: str, value: float | Tensor) -> None:
+    """A finite number that is not negative, or a 0-dim tensor, whose value is not read."""
+    required = f"{function}: {argument} must be a finite number of at least 0 or a 0-dim tensor"
+    if isinstance(value, Tensor):
+        if value.dim() != 0 or value.dtype not in FLOATS:
+            raise ValueError(f"{required}, got shape {tuple(value.shape)}, dtype {value.dtype}")
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{required}, got {_type(value)}")
+    elif not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{required}, got {value}")

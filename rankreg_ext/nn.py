@@ -1,0 +1,261 @@
+"""Modules: the rank regulariser as a term of a training loss, and a memory of past scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from . import _ops, _validate
+from .functional import rankreg_loss
+
+__all__ = ["RankReg", "ScoreMemory"]
+
+KEEP = ("positives", "negatives", "all")
+
+
+class RankReg(nn.Module):
+    r"""The term ``alpha * R`` to add to a base loss, R being :func:`rankreg_ext.rankreg_loss`.
+
+    Each list needs positives and negatives. One without a positive has value 0 and gradient 0: it
+    teaches nothing, and at 1:100 half of all batches of 64 are such. Against that,
+
+    * :class:`rankreg_ext.data.PositiveBatchSampler` puts positives into every batch: the remedy to
+      try first, since only a live positive can climb;
+    * a :class:`ScoreMemory` lengthens the list by past scores, which carry no gradient.
+
+    The values of alpha and lam and the buffer that the paper used are not public to us. The
+    defaults here are our own; choose both on validation data, and see
+    :func:`rankreg_ext.rankreg_diagnostics` for whether a lam is sensible.
+
+    Args:
+        alpha: weight of the term, finite and at least 0; a float or a 0-dim tensor.
+        lam: see :func:`rankreg_ext.rankreg_loss`; independent of alpha.
+        power: see there.
+        normalize: see there. With a memory, the length includes the remembered items.
+        reduction: see there.
+        memory: a :class:`ScoreMemory`, for scores of one dimension (one list); None: none.
+
+    ``alpha`` and ``lam`` are plain attributes, which a schedule may change between steps, and no
+    part of ``state_dict``. Under ``torch.compile`` each new float compiles anew; a 0-dim tensor,
+    changed in place, does not.
+
+    Shape:
+        ``forward(scores, positives, where=None)`` takes ``(..., n)`` floating-point scores, the
+        lists along the last dimension (a batch of logits is one list), and bool masks broadcastable
+        to them. It returns 0-dim, or ``scores.shape[:-1]`` for ``reduction="none"``; float32, and
+        float64 for float64 scores.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+
+    Example:
+        >>> logits = torch.tensor([0.3, 0.1, 0.7, 0.6], requires_grad=True)
+        >>> labels = torch.tensor([1.0, 0.0, 0.0, 0.0])
+        >>> term = RankReg(alpha=0.1, lam=1.0)
+        >>> base = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        >>> loss = base + term(logits, labels == 1)
+        >>> loss.backward()
+        >>> term(logits.detach(), labels == 1)  # 0.1 * (3/4)^2
+        tensor(0.0563)
+
+    Source: "Ranking Regularization for Critical Rare Classes" (CVPR 2023).
+    """
+
+    def __init__(
+        self,
+        alpha: float | Tensor = 0.1,
+        lam: float | Tensor = 5.0,
+        power: int = 2,
+        normalize: str = "length",
+        reduction: str = "mean",
+        memory: ScoreMemory | None = None,
+    ):
+        super().__init__()
+        _validate.weight("RankReg", "alpha", alpha)
+        # The scores are not known yet: the widest type, on the device of lam itself.
+        probe = lam if isinstance(lam, Tensor) else torch.empty(0, dtype=torch.float64)
+        _validate.lam("RankReg", lam, probe)
+        _validate.power("RankReg", power)
+        _validate.choice("RankReg", "normalize", normalize, _ops.NORMALIZE)
+        _validate.choice("RankReg", "reduction", reduction, _ops.REDUCTION)
+        if memory is not None and not isinstance(memory, ScoreMemory):
+            raise TypeError(
+                f"RankReg: memory must be None or a ScoreMemory, got {type(memory).__name__}"
+            )
+        self.alpha = alpha
+        self.lam = lam
+        self.power = power
+        self.normalize = normalize
+        self.reduction = reduction
+        self.memory = memory
+
+    def forward(self, scores: Tensor, positives: Tensor, where: Tensor | None = None) -> Tensor:
+        """``alpha * R`` of the scores; in training mode a memory then takes them in."""
+        if self.memory is None:
+            return self.alpha * self._loss(scores, positives, where)
+        lists = self.memory.lengthen(scores, positives, where)
+        loss = self.alpha * self._loss(*lists)
+        if self.training:
+            self.memory.append(scores, positives, where)
+        return loss
+
+    def _loss(self, scores: Tensor, positives: Tensor, where: Tensor | None) -> Tensor:
+        return rankreg_loss(
+            scores,
+            positives,
+            lam=self.lam,
+            power=self.power,
+            normalize=self.normalize,
+            where=where,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        """The hyper-parameters."""
+        return (
+            f"alpha={self.alpha}, lam={self.lam}, power={self.power}, "
+            f"normalize={self.normalize!r}, reduction={self.reduction!r}"
+        )
+
+
+class ScoreMemory(nn.Module):
+    """First-in, first-out store of past scores, which lengthens the list of :class:`RankReg`.
+
+    The scores are detached: nothing remembered moves. What each kind does to the batch,
+
+    * remembered *positives* are ranked among the batch, and where the perturbation carries one past
+      a negative of the batch, that negative steps down, even in a batch without a positive. They
+      raise no positive, and they count in ``|P|``: the ``h`` of every positive, and so how far
+      ``lam`` reaches, shrinks as ``1 / |P|``. Enlarge ``lam`` with the capacity;
+    * remembered *negatives* make the list denser, so that a live positive finds a better place
+      nearer by. A batch without a positive still has value and gradient 0.
+
+    Scores of a model that has since changed distort the order: that is what ``max_age`` is for.
+    The memory is kept in ``state_dict``; a run resumed without it starts with an empty one. In
+    training mode a batch is stored after its loss is computed, so that it never meets itself. In
+    eval mode the memory is used as it stands, and nothing is stored and nothing ages: call
+    ``eval()`` on the loss module too before it sees validation data. Several processes have one
+    memory each.
+
+    Everything has a fixed shape and nothing is read on the host. Masked items and NaN scores are
+    never stored. The memory is float32; ``.double()`` keeps float64 scores unrounded.
+
+    Args:
+        capacity: entries kept, at least 1; the newest win, and of one batch the last items.
+        keep: ``"positives"``, ``"negatives"`` or ``"all"``.
+        max_age: entries stored more than this many training steps ago (forward calls of RankReg in
+            training mode) are ignored; at least 1; None: no limit.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+
+    Example:
+        >>> term = RankReg(alpha=1.0, normalize="none", memory=ScoreMemory(100, keep="negatives"))
+        >>> batch = torch.tensor([0.5, 0.9, 0.7])
+        >>> term(batch, torch.tensor([True, False, False]))  # rank 3, squared
+        tensor(9.)
+        >>> term(batch, torch.tensor([True, False, False]))  # rank 5 among three and the past two
+        tensor(25.)
+        >>> term.memory.reset()
+    """
+
+    scores: Tensor
+    positives: Tensor
+    times: Tensor
+    step: Tensor
+
+    def __init__(self, capacity: int, *, keep: str = "positives", max_age: int | None = None):
+        super().__init__()
+        _validate.integer("ScoreMemory", "capacity", capacity, 1)
+        _validate.choice("ScoreMemory", "keep", keep, KEEP)
+        if max_age is not None:
+            _validate.integer("ScoreMemory", "max_age", max_age, 1)
+        self.capacity = capacity
+        self.keep = keep
+        self.max_age = max_age
+        # Oldest first, empty entries in front. An entry's time is its training step, -1 if empty.
+        self.register_buffer("scores", torch.zeros(capacity))
+        self.register_buffer("positives", torch.zeros(capacity, dtype=torch.bool))
+        self.register_buffer("times", torch.full((capacity,), -1))
+        self.register_buffer("step", torch.tensor(0))
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.scores.zero_()
+        self.positives.fill_(False)
+        self.times.fill_(-1)
+        self.step.zero_()
+
+    def valid(self) -> Tensor:
+        """``(capacity,)`` bool: the entries in use, neither empty nor too old."""
+        valid = self.times >= 0
+        if self.max_age is not None:
+            valid = valid & (self.step - self.times <= self.max_age)
+        return valid
+
+    def lengthen(
+        self, scores: Tensor, positives: Tensor, where: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, positives and where of the batch ``(n,)``, each followed by ``capacity`` entries.
+
+        Raises:
+            TypeError, ValueError: if the scores are not one list on the memory's device.
+        """
+        positives, where = self._check(scores, positives, where)
+        return (
+            torch.cat([scores, self.scores]),
+            torch.cat([positives, self.positives]),
+            torch.cat([where, self.valid()]),
+        )
+
+    @torch.no_grad()
+    def append(self, scores: Tensor, positives: Tensor, where: Tensor | None = None) -> None:
+        """Store the batch ``(n,)`` and go on to the next training step.
+
+        Raises:
+            TypeError, ValueError: if the scores are not one list on the memory's device.
+        """
+        positives, where = self._check(scores, positives, where)
+        stored = where & ~scores.isnan()
+        if self.keep != "all":
+            stored = stored & (positives if self.keep == "positives" else ~positives)
+
+        scores = torch.cat([self.scores, scores.detach().to(self.scores.dtype)])
+        positives = torch.cat([self.positives, positives])
+        times = torch.cat([self.times, torch.where(stored, self.step, -1)])
+
+        # Entry k from the end of those kept goes to slot capacity - k; all others share one slot
+        # more, which is cut off. No boolean indexing: its shape would depend on the data.
+        kept = times >= 0
+        from_end = kept.flip(0).cumsum(0).flip(0)
+        newest = kept & (from_end <= self.capacity)
+        slot = torch.where(newest, self.capacity - from_end, self.capacity)
+        for buffer, values, empty in (
+            (self.scores, scores, 0),
+            (self.positives, positives, False),
+            (self.times, times, -1),
+        ):
+            slots = buffer.new_full((self.capacity + 1,), empty)
+            buffer.copy_(slots.scatter(0, slot, values)[: self.capacity])
+        self.step.add_(1)
+
+    def _check(self, scores, positives, where) -> tuple[Tensor, Tensor]:
+        _validate.scores("ScoreMemory", "scores", scores)
+        if scores.dim() != 1:
+            raise ValueError(
+                "ScoreMemory: scores must have 1 dimension, one list, "
+                f"got shape {tuple(scores.shape)}"
+            )
+        if scores.device != self.scores.device:
+            raise ValueError(
+                f"ScoreMemory: scores must be on the device of the memory, {self.scores.device}, "
+                f"got {scores.device} (move the module with .to())"
+            )
+        positives = _validate.mask("ScoreMemory", "positives", positives, scores, "scores")
+        if where is None:
+            return positives, torch.ones_like(positives)
+        return positives, _validate.mask("ScoreMemory", "where", where, scores, "scores")
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return f"capacity={self.capacity}, keep={self.keep!r}, max_age={self.max_age}"
