@@ -219,13 +219,15 @@ def compile_library(ext: setuptools.Extension, version: str) -> tuple[Path, dict
         f'-DRANKREG_VERSION="{version}"',
         f'-DRANKREG_FLAGS="{shlex.join(flags)}"',
     ]
-    # As system headers, so that their warnings are not taken for ours; and with their folders and
-    # ours mapped away, so that no error message tells where the library was built.
+    # As system headers, so that their warnings are not taken for ours; and with their folders mapped
+    # away, so that no error message tells where the library was built (our own sources are named
+    # relative to the project). Resolved, since GCC names what a link points to.
     paths = sysconfig.get_paths()
     folders = [torch_root / "include", Path(pybind11.get_include())]
-    folders += dict.fromkeys(Path(paths[name]) for name in ("include", "platinclude"))
+    folders += [Path(paths["include"]), Path(paths["platinclude"])]
+    folders = list(dict.fromkeys(folder.resolve() for folder in folders))
     headers = ["-Icsrc", *(item for folder in folders for item in ("-isystem", str(folder)))]
-    maps = [f"-ffile-prefix-map={folder}/=" for folder in (ROOT, *folders)]
+    maps = [f"-ffile-prefix-map={folder}/=" for folder in folders]
 
     libraries = [f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     if system == "Linux":
