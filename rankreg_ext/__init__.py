@@ -5,7 +5,7 @@
 tensor([4., 5., 2., 3., 1.])
 """
 
-from . import _ops, nn, reference
+from . import _ops, data, nn, reference
 from ._backend import show_config, use_backend
 from ._version import __version__
 from .functional import blackbox_rank, positive_ranks, rank, rankreg_loss
@@ -13,6 +13,7 @@ from .functional import blackbox_rank, positive_ranks, rank, rankreg_loss
 __all__ = [
     "__version__",
     "blackbox_rank",
+    "data",
     "nn",
     "positive_ranks",
     "rank",
