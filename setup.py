@@ -219,7 +219,7 @@ def compile_library(ext: setuptools.Extension, version: str) -> tuple[Path, dict
         f'-DRANKREG_VERSION="{version}"',
         f'-DRANKREG_FLAGS="{shlex.join(flags)}"',
     ]
-    # As system headers, so that their warnings are not taken for ours; and with their folders mapped
+    # As system headers, so that their warnings are not taken for ours; with their folders mapped
     # away, so that no error message tells where the library was built (our own sources are named
     # relative to the project). Resolved, since GCC names what a link points to.
     paths = sysconfig.get_paths()
