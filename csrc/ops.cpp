@@ -75,7 +75,7 @@ struct Lists {
     int64_t list_stride = 0, folded = 1;
     for (int64_t d = int64_t(batch.size()) - 1; d >= 0; --d) {
       STD_TORCH_CHECK(x.size(d) == batch[size_t(d)], "rankreg_ext: shapes must agree");
-      if (x.size(d) == 1) continue;
+      if (x.size(d) == 1 || lists == 0) continue;
       if (folded == 1) {
         list_stride = x.stride(d);
       } else if (x.stride(d) != list_stride * folded) {

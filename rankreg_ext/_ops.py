@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
 
 from . import _backend, reference
 from .reference import TIES, compute_dtype, rank_dtype
@@ -47,6 +48,17 @@ _backend.load_native()
 ops = torch.ops.rankreg_ext
 
 
+def call(name: str, *args):
+    """Op ``name``, differentiable in every context but the eager hot path (see functional.py).
+
+    The dispatcher's autograd rules do not compose with ``torch.func``; an ``autograd.Function`` of
+    the same rule does.
+    """
+    if _are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        return FUNCTIONS[name].apply(*args)
+    return getattr(ops, name)(*args)
+
+
 # --- fallback on every device without a kernel of its own -----------------------------------------
 
 
@@ -60,9 +72,7 @@ def _blackbox_rank(x, lam, lam_tensor, descending, ties, where):
 
 def _blackbox_rank_backward(grad, x, ranks, lam, lam_tensor, descending, ties, where):
     lam = lam if lam_tensor is None else lam_tensor
-    gradient = reference.blackbox_rank_backward(
-        grad, x, ranks, lam, descending, TIES[ties], where
-    )
+    gradient = reference.blackbox_rank_backward(grad, x, ranks, lam, descending, TIES[ties], where)
     return gradient.contiguous()
 
 
@@ -161,8 +171,8 @@ def _keep(*tensors: int):
 def _blackbox_rank_autograd(ctx, grad):
     _, lam, _, descending, ties, _ = ctx.inputs
     x, lam_tensor, where, ranks = ctx.saved_tensors
-    gradient = ops.blackbox_rank_backward(
-        grad, x, ranks, lam, lam_tensor, descending, ties, where
+    gradient = call(
+        "blackbox_rank_backward", grad, x, ranks, lam, lam_tensor, descending, ties, where
     )
     return gradient, None, None, None, None, None
 
@@ -170,8 +180,8 @@ def _blackbox_rank_autograd(ctx, grad):
 def _positive_ranks_autograd(ctx, grad):
     lam = ctx.inputs[2]
     scores, positives, lam_tensor, where, ranks = ctx.saved_tensors
-    gradient = ops.positive_ranks_backward(
-        grad, scores, positives, ranks, lam, lam_tensor, where
+    gradient = call(
+        "positive_ranks_backward", grad, scores, positives, ranks, lam, lam_tensor, where
     )
     return gradient, None, None, None, None
 
@@ -179,14 +189,34 @@ def _positive_ranks_autograd(ctx, grad):
 def _rankreg_loss_autograd(ctx, grad, _):
     _, _, lam, _, power, normalize, _, _ = ctx.inputs
     scores, positives, lam_tensor, where, state = ctx.saved_tensors
-    gradient = ops.rankreg_loss_backward(
-        grad, scores, positives, state, lam, lam_tensor, power, normalize, where
+    gradient = call(
+        "rankreg_loss_backward",
+        grad,
+        scores,
+        positives,
+        state,
+        lam,
+        lam_tensor,
+        power,
+        normalize,
+        where,
     )
     return gradient, None, None, None, None, None, None, None
 
 
 def _no_second_derivative(ctx, *_):
     raise RuntimeError(reference.NO_SECOND_DERIVATIVE)
+
+
+def _keep_nothing(ctx, inputs, output):
+    pass
+
+
+def _function(name: str, backward, setup_context) -> type[torch.autograd.Function]:
+    op = getattr(ops, name).default
+    rules = {"forward": lambda *args: op(*args), "setup_context": setup_context}
+    rules = {key: staticmethod(rule) for key, rule in (*rules.items(), ("backward", backward))}
+    return type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **rules})
 
 
 # --- vmap: the mapped dimension becomes one more batch dimension in front -------------------------
@@ -205,7 +235,12 @@ def _vmap(name: str):
         size = info.batch_size
         if lam_at is not None and in_dims[lam_at] is not None:
             rows = [
-                op(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+                op(
+                    *(
+                        a if d is None else a.select(d, i)
+                        for a, d in zip(args, in_dims, strict=True)
+                    )
+                )
                 for i in range(size)
             ]
             if not isinstance(rows[0], tuple):
@@ -230,9 +265,7 @@ def _front(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-def _rankreg_loss_mapped(
-    scores, positives, lam, lam_tensor, power, normalize, where, reduction
-):
+def _rankreg_loss_mapped(scores, positives, lam, lam_tensor, power, normalize, where, reduction):
     """Lists ``(size, ..., n)``, reduced within each of the ``size`` examples."""
     none = REDUCTION.index("none")
     args = (lam, lam_tensor, power, normalize, where, none)
@@ -270,22 +303,23 @@ _FAKES = (
     _fake_rankreg_loss,
     _fake_gradient,
 )
+# Backward and setup_context of every op with a floating-point result but `rank`.
 _AUTOGRAD = {
     "blackbox_rank": (_blackbox_rank_autograd, _keep(0, 2, 5)),
+    "blackbox_rank_backward": (_no_second_derivative, _keep_nothing),
     "positive_ranks": (_positive_ranks_autograd, _keep(0, 1, 3, 4)),
+    "positive_ranks_backward": (_no_second_derivative, _keep_nothing),
     "rankreg_loss": (_rankreg_loss_autograd, _keep(0, 1, 3, 6)),
+    "rankreg_loss_backward": (_no_second_derivative, _keep_nothing),
 }
+FUNCTIONS = {name: _function(name, *rules) for name, rules in _AUTOGRAD.items()}
 
 for _fallback, _fake in zip(_FALLBACKS, _FAKES, strict=True):
     _name = _fallback.__name__[1:]
-    _library.impl(_name, _fallback, "CompositeExplicitAutograd")
     _qualified = f"rankreg_ext::{_name}"
+    _library.impl(_name, _fallback, "CompositeExplicitAutograd")
     torch.library.register_fake(_qualified, _fake, lib=_library)
     torch.library.register_vmap(_qualified, _vmap(_name), lib=_library)
     if _name in _AUTOGRAD:
         _backward, _setup = _AUTOGRAD[_name]
-    elif _name.endswith("_backward"):
-        _backward, _setup = _no_second_derivative, None
-    else:
-        continue
-    torch.library.register_autograd(_qualified, _backward, setup_context=_setup, lib=_library)
+        torch.library.register_autograd(_qualified, _backward, setup_context=_setup, lib=_library)

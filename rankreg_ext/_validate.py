@@ -38,7 +38,9 @@ def scores(function: str, argument: str, x: Tensor, *, integers: bool = False) -
         kinds = "float16, bfloat16, float32 or float64" + (", or an integer type" * integers)
         raise TypeError(f"{function}: {argument} must have dtype {kinds}, got {x.dtype}")
     if x.dim() == 0:
-        raise ValueError(f"{function}: {argument} must have at least 1 dimension, got a 0-dim tensor")
+        raise ValueError(
+            f"{function}: {argument} must have at least 1 dimension, got a 0-dim tensor"
+        )
 
 
 def dimension(function: str, dim: int, x: Tensor) -> int:
@@ -59,7 +61,9 @@ def mask(function: str, argument: str, value: Tensor, x: Tensor, of: str) -> Ten
         raise TypeError(f"{function}: {argument} must be a bool torch.Tensor, got {_type(value)}")
     if value.dtype is not torch.bool:
         hint = " (for 0/1 labels pass `labels == 1`)" if argument == "positives" else ""
-        raise TypeError(f"{function}: {argument} must have dtype torch.bool, got {value.dtype}{hint}")
+        raise TypeError(
+            f"{function}: {argument} must have dtype torch.bool, got {value.dtype}{hint}"
+        )
     if value.device != x.device:
         raise ValueError(
             f"{function}: {argument} must be on the device of {of}, {x.device}, got {value.device}"
@@ -110,7 +114,7 @@ def lam(function: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor 
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{function}: lam must be a float or a 0-dim tensor, got {_type(value)}")
     value = float(value)
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value < math.inf:
         raise ValueError(f"{function}: lam must be positive and finite, got {value}")
     if x.dtype != torch.float64 and not _LAM_MIN <= value <= _LAM_MAX:
         raise ValueError(

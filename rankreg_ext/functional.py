@@ -16,7 +16,6 @@ from .reference import TIES
 
 _DEVICE_OF_BACKEND = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 _rank_op = _ops.ops.rank.default
-_blackbox_rank_op = _ops.ops.blackbox_rank.default
 _blackbox_rank_backward_op = _ops.ops.blackbox_rank_backward.default
 _positive_ranks_op = _ops.ops.positive_ranks.default
 _positive_ranks_backward_op = _ops.ops.positive_ranks_backward.default
@@ -132,7 +131,8 @@ def blackbox_rank(
         x = x.movedim(dim, -1)
         where = None if where is None else where.movedim(dim, -1)
     if _is_traced():
-        out = _blackbox_rank_op(x, lam, lam_tensor, descending, tie_rule, where)
+        args = (x, lam, lam_tensor, descending, tie_rule, where)
+        out = _ops.call("blackbox_rank", *args)
     elif x.requires_grad and torch.is_grad_enabled():
         out = _BlackboxRank.apply(x, lam, lam_tensor, descending, tie_rule, where)
     else:
@@ -192,7 +192,9 @@ def positive_ranks(
     if where is not None:
         where = _validate.mask("positive_ranks", "where", where, scores, "scores")
     differentiable = lam is not None
-    lam, lam_tensor = _validate.lam("positive_ranks", lam, scores) if differentiable else (1.0, None)
+    lam, lam_tensor = (
+        _validate.lam("positive_ranks", lam, scores) if differentiable else (1.0, None)
+    )
     if _use_reference("positive_ranks", scores):
         if differentiable:
             lam = lam if lam_tensor is None else lam_tensor
@@ -202,7 +204,7 @@ def positive_ranks(
     if not differentiable:
         scores = scores.detach()
     if _is_traced():
-        return _positive_ranks_op(scores, *args)
+        return _ops.call("positive_ranks", scores, *args)
     if scores.requires_grad and torch.is_grad_enabled():
         return _PositiveRanks.apply(scores, *args)
     return _below_autograd(_positive_ranks_op, scores, *args)
@@ -300,7 +302,7 @@ def rankreg_loss(
         )
     args = (positives, lam, lam_tensor, power, norm, where, reduce)
     if _is_traced():
-        return _rankreg_loss_op(scores, *args)[0]
+        return _ops.call("rankreg_loss", scores, *args)[0]
     if scores.requires_grad and torch.is_grad_enabled():
         return _RankRegLoss.apply(scores, *args)
     return _below_autograd(_rankreg_loss_op, scores, *args)[0]

@@ -164,12 +164,17 @@ class _BlackboxRank(torch.autograd.Function):
         args = (ctx.lam, ctx.descending, ctx.ties, where)
         with torch.no_grad():
             gradient = blackbox_rank_backward(grad, x, ranks, *args)
-        return OnceDifferentiable.apply(gradient, grad, x), None, None, None, None
+        return _once_differentiable(gradient, grad, x), None, None, None, None
 
 
-class OnceDifferentiable(torch.autograd.Function):
-    """Hands a gradient on; differentiating it again is an error, never a silent zero."""
+def _once_differentiable(gradient: Tensor, *sources: Tensor) -> Tensor:
+    """``gradient``, whose own derivative by its sources is an error, never a silent zero."""
+    if torch.compiler.is_compiling():  # compiled code refuses second derivatives by itself
+        return gradient
+    return _OnceDifferentiable.apply(gradient, *sources)
 
+
+class _OnceDifferentiable(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -260,7 +265,7 @@ class _RankRegLoss(torch.autograd.Function):
         args = (ctx.lam, ctx.power, ctx.normalize, where)
         with torch.no_grad():
             gradient = rankreg_loss_backward(grad, scores, positives, *args)
-        gradient = OnceDifferentiable.apply(gradient, grad, scores)
+        gradient = _once_differentiable(gradient, grad, scores)
         return gradient, None, None, None, None, None
 
 
