@@ -5,7 +5,7 @@
 tensor([4., 5., 2., 3., 1.])
 """
 
-from . import _ops, data, nn, reference
+from . import _ops, data, metrics, nn, reference
 from ._backend import show_config, use_backend
 from ._version import __version__
 from .functional import blackbox_rank, positive_ranks, rank, rankreg_loss
@@ -14,6 +14,7 @@ __all__ = [
     "__version__",
     "blackbox_rank",
     "data",
+    "metrics",
     "nn",
     "positive_ranks",
     "rank",
