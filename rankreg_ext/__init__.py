@@ -8,6 +8,7 @@ tensor([4., 5., 2., 3., 1.])
 from . import _ops, data, metrics, nn, reference
 from ._backend import show_config, use_backend
 from ._version import __version__
+from .diagnostics import rankreg_diagnostics
 from .functional import blackbox_rank, positive_ranks, rank, rankreg_loss
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "nn",
     "positive_ranks",
     "rank",
+    "rankreg_diagnostics",
     "rankreg_loss",
     "reference",
     "show_config",
