@@ -22,7 +22,8 @@ class TorchThreads final : public Parallel {
  protected:
   void run(int64_t tasks, void (*body)(const void*, int64_t), const void* context) const override {
     torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) body(context, task);
+      for (int64_t task = begin; task < end; ++task)
+        body(context, task);
     });
   }
 };
@@ -46,8 +47,8 @@ Type type_of(const Tensor& x) {
   }
 }
 
-// The lists of a call: those of `x`, along its last dimension. Other arguments are viewed as lists of
-// the same number; batch dimensions without a common stride cost that argument one copy.
+// The lists of a call: those of `x`, along its last dimension. Other arguments are viewed as lists
+// of the same number; batch dimensions without a common stride cost that argument one copy.
 struct Lists {
   int64_t lists = 1, n = 0;
   std::vector<int64_t> batch;  // sizes before the last dimension
@@ -56,8 +57,10 @@ struct Lists {
   explicit Lists(const Tensor& x) {
     STD_TORCH_CHECK(x.is_cpu() && x.dim() >= 1, "rankreg_ext: a CPU tensor of lists is required");
     n = x.size(x.dim() - 1);
-    for (int64_t d = 0; d + 1 < x.dim(); ++d) batch.push_back(x.size(d));
-    for (const int64_t size : batch) lists *= size;
+    for (int64_t d = 0; d + 1 < x.dim(); ++d)
+      batch.push_back(x.size(d));
+    for (const int64_t size : batch)
+      lists *= size;
   }
 
   // Sizes of a result: (*batch, last).
@@ -75,12 +78,12 @@ struct Lists {
     int64_t list_stride = 0, folded = 1;
     for (int64_t d = int64_t(batch.size()) - 1; d >= 0; --d) {
       STD_TORCH_CHECK(x.size(d) == batch[size_t(d)], "rankreg_ext: shapes must agree");
-      if (x.size(d) == 1 || lists == 0) continue;
+      if (x.size(d) == 1) continue;
       if (folded == 1) {
         list_stride = x.stride(d);
       } else if (x.stride(d) != list_stride * folded) {
         copies.push_back(torch::stable::contiguous(x));
-        return view(copies.back(), last);
+        return View{copies.back().const_data_ptr(), type_of(x), last, 1};
       }
       folded *= x.size(d);
     }
@@ -129,8 +132,9 @@ Tensor blackbox_rank_op(Tensor x, double, Optional, bool descending, int64_t tie
   return rank_op(x, descending, ties, where);
 }
 
-Tensor blackbox_rank_backward_op(Tensor grad, Tensor x, Tensor ranks, double lam, Optional lam_tensor,
-                                 bool descending, int64_t ties, Optional where) {
+Tensor blackbox_rank_backward_op(Tensor grad, Tensor x, Tensor ranks, double lam,
+                                 Optional lam_tensor, bool descending, int64_t ties,
+                                 Optional where) {
   Lists call(x);
   STD_TORCH_CHECK(type_of(grad) == type_of(ranks), "rankreg_ext: grad must have the ranks' dtype");
   Tensor out = torch::stable::new_empty(x, call.sizes(call.n));
@@ -167,9 +171,9 @@ std::tuple<Tensor, Tensor> rankreg_loss_op(Tensor scores, Tensor positives, doub
   const int64_t kept = std::min(call.n, kStateCapacity);
   const Reduction reduce = Reduction(reduction);
   Tensor loss = torch::stable::new_empty(
-      scores, reduce == Reduction::kNone ? call.batch : std::vector<int64_t>(), compute_dtype(scores));
-  Tensor state =
-      torch::stable::new_empty(scores, call.sizes(1 + kept), rank_dtype(scores, call.n));
+      scores, reduce == Reduction::kNone ? call.batch : std::vector<int64_t>(),
+      compute_dtype(scores));
+  Tensor state = torch::stable::new_empty(scores, call.sizes(1 + kept), rank_dtype(scores, call.n));
   rankreg_loss(call.view(scores), call.mask(positives), call.mask(where),
                RankRegOptions{lam_of(lam, lam_tensor), power, normalize != 0}, reduce, call.lists,
                call.n, kept, type_of(state), loss.mutable_data_ptr(), state.mutable_data_ptr(),

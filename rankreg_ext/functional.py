@@ -12,7 +12,6 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
 
 from . import _backend, _ops, _validate, reference
-from .reference import TIES
 
 _DEVICE_OF_BACKEND = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 _rank_op = _ops.ops.rank.default
@@ -342,7 +341,7 @@ def _gradient(op, *args):
 
 
 def _use_reference(function: str, x: Tensor) -> bool:
-    """Whether the plain-torch back-end was asked for; an explicit request that x cannot meet raises."""
+    """Whether plain torch was asked for; an explicit request that x cannot meet raises."""
     requested = _backend.requested()
     if requested == "auto":
         return False

@@ -1,5 +1,5 @@
-// The formulas of the contract, each stated once. Every operation here rounds once, to nearest even:
-// a fused multiply-add or a reassociation would let two back-ends disagree about a rank.
+// The formulas of the contract, each stated once. Every operation here rounds once, to nearest
+// even: a fused multiply-add or a reassociation would let two back-ends disagree about a rank.
 #pragma once
 
 #include "types.h"
@@ -32,7 +32,8 @@ RANKREG_HD inline C gradient(double moved_rank, double rank, C divisor, C upstre
 // x^exponent by repeated multiplication.
 RANKREG_HD inline double integer_power(double x, int64_t exponent) {
   double out = 1;
-  for (int64_t i = 0; i < exponent; ++i) out *= x;
+  for (int64_t i = 0; i < exponent; ++i)
+    out *= x;
   return out;
 }
 

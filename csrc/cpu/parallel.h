@@ -17,13 +17,15 @@ class Parallel {
     if (tasks == 1) {
       f(int64_t{0});
     } else if (tasks > 1) {
-      run(tasks, [](const void* context, int64_t task) { (*static_cast<const F*>(context))(task); },
+      run(
+          tasks, [](const void* context, int64_t task) { (*static_cast<const F*>(context))(task); },
           &f);
     }
   }
 
  protected:
-  virtual void run(int64_t tasks, void (*body)(const void*, int64_t), const void* context) const = 0;
+  virtual void run(int64_t tasks, void (*body)(const void*, int64_t),
+                   const void* context) const = 0;
 };
 
 class Serial final : public Parallel {
@@ -32,7 +34,8 @@ class Serial final : public Parallel {
 
  protected:
   void run(int64_t tasks, void (*body)(const void*, int64_t), const void* context) const override {
-    for (int64_t task = 0; task < tasks; ++task) body(context, task);
+    for (int64_t task = 0; task < tasks; ++task)
+      body(context, task);
   }
 };
 

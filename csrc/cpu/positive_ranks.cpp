@@ -9,12 +9,15 @@
 // once per direction, in tiles that stay in the first-level cache; in a tile, masked and NaN scores
 // are NaN, which is above nothing and below nothing.
 //
-//   few thresholds    compare-all: every score with every threshold, 8 thresholds in registers, exact
+//   few thresholds    compare-all: every score with every threshold, 8 thresholds in registers,
+//   exact
 //                     with ties because the comparison is strict
-//   many thresholds   a sorted table of the distinct ones with a lookup array over the leading bits of
+//   many thresholds   a sorted table of the distinct ones with a lookup array over the leading bits
+//   of
 //                     the key: one short search a score, near O(n) whatever |P|
 //
-// Threads split the list, count for themselves, and add integers: the result does not depend on them.
+// Threads split the list, count for themselves, and add integers: the result does not depend on
+// them.
 #include "positive_ranks.h"
 
 #include <limits>
@@ -26,9 +29,9 @@
 namespace rankreg {
 namespace {
 
-constexpr int64_t kTile = 2048;            // scores: 8 KiB of floats
-constexpr int kBlock = 8;                  // thresholds held in registers
-constexpr int64_t kCompareAllMax = 512;    // thresholds beyond which the table is faster
+constexpr int64_t kTile = 2048;          // scores: 8 KiB of floats
+constexpr int kBlock = 8;                // thresholds held in registers
+constexpr int64_t kCompareAllMax = 512;  // thresholds beyond which the table is faster
 
 // Counters as wide as the scores keep the vectors full; a tile cannot overflow them.
 template <class C>
@@ -44,7 +47,8 @@ const C* tile_of(const ScoreList<T>& list, int64_t begin, int64_t size, C* buffe
   if constexpr (std::is_same<T, C>::value) {
     if (list.scores.stride == 1 && !list.where) return list.scores.data + begin;
   }
-  for (int64_t j = 0; j < size; ++j) buffer[j] = widen(list.scores[begin + j]);
+  for (int64_t j = 0; j < size; ++j)
+    buffer[j] = widen(list.scores[begin + j]);
   if (list.where) {
     for (int64_t j = 0; j < size; ++j) {
       if (!list.where[begin + j]) buffer[j] = std::numeric_limits<C>::quiet_NaN();
@@ -92,8 +96,9 @@ std::vector<C> padded(const std::vector<C>& thresholds) {
   return out;
 }
 
-// The distinct thresholds in order. A score's `place` is 2 l + e: l thresholds lie below it, and e is 1
-// if it equals the next. So places are ordered as scores are, and thresholds have places of their own.
+// The distinct thresholds in order. A score's `place` is 2 l + e: l thresholds lie below it, and e
+// is 1 if it equals the next. So places are ordered as scores are, and thresholds have places of
+// their own.
 template <class C>
 class Table {
  public:
@@ -103,11 +108,14 @@ class Table {
     std::sort(keys_.begin(), keys_.end());
     keys_.erase(std::unique(keys_.begin(), keys_.end()), keys_.end());
     const Key span = keys_.back() - keys_.front();
-    while ((span >> shift_) >= 4 * keys_.size()) ++shift_;
+    while ((span >> shift_) >= 4 * keys_.size())
+      ++shift_;
     // starts_[c]: thresholds in the cells before c. Cells are equal ranges of keys.
     starts_.assign(size_t(span >> shift_) + 2, 0);
-    for (const Key key : keys_) ++starts_[cell(key) + 1];
-    for (size_t c = 1; c < starts_.size(); ++c) starts_[c] += starts_[c - 1];
+    for (const Key key : keys_)
+      ++starts_[cell(key) + 1];
+    for (size_t c = 1; c < starts_.size(); ++c)
+      starts_[c] += starts_[c - 1];
   }
 
   int64_t places() const { return 2 * int64_t(keys_.size()) + 1; }
@@ -143,7 +151,8 @@ void count_after(std::vector<int64_t>& counts) {
 // Sum of the chunks' counters into the first of them.
 std::vector<int64_t>& reduce(std::vector<std::vector<int64_t>>& counts) {
   for (size_t c = 1; c < counts.size(); ++c) {
-    for (size_t i = 0; i < counts[0].size(); ++i) counts[0][i] += counts[c][i];
+    for (size_t i = 0; i < counts[0].size(); ++i)
+      counts[0][i] += counts[c][i];
   }
   return counts[0];
 }
@@ -151,7 +160,8 @@ std::vector<int64_t>& reduce(std::vector<std::vector<int64_t>>& counts) {
 }  // namespace
 
 template <class T>
-void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found, const Parallel& parallel) {
+void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
+                    const Parallel& parallel) {
   const int64_t chunks = chunks_of(list.n, parallel);
   std::vector<std::vector<int64_t>> part_at(size_t(chunks) - 1);  // chunk 0 writes to found
   found.at.clear();
@@ -168,19 +178,24 @@ void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found, cons
         uint64_t flags;
         memcpy(&flags, list.positives.data + i, sizeof(flags));
         if (flags != 0) {
-          for (int64_t k = i; k < i + 8; ++k) visit(k);
+          for (int64_t k = i; k < i + 8; ++k)
+            visit(k);
         }
       }
     }
-    for (; i < part.end; ++i) visit(i);
+    for (; i < part.end; ++i)
+      visit(i);
   });
-  for (const auto& at : part_at) found.at.insert(found.at.end(), at.begin(), at.end());
+  for (const auto& at : part_at)
+    found.at.insert(found.at.end(), at.begin(), at.end());
   found.score.resize(found.at.size());
-  for (size_t i = 0; i < found.at.size(); ++i) found.score[i] = widen(list.scores[found.at[i]]);
+  for (size_t i = 0; i < found.at.size(); ++i)
+    found.score[i] = widen(list.scores[found.at[i]]);
 }
 
 template <class T>
-void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found, const Parallel& parallel) {
+void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
+                    const Parallel& parallel) {
   using C = Compute<T>;
   const int64_t size = found.size(), chunks = chunks_of(list.n, parallel);
   found.rank.resize(size_t(size));
@@ -203,7 +218,8 @@ void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found, cons
       }
     });
     const std::vector<int64_t>& above = reduce(counts);
-    for (size_t i = 0; i < size_t(size); ++i) found.rank[i] = double(1 + above[i]);
+    for (size_t i = 0; i < size_t(size); ++i)
+      found.rank[i] = double(1 + above[i]);
   } else {
     std::vector<KeyOf<C>> keys;
     for (const C score : found.score) {
@@ -239,8 +255,8 @@ void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found, cons
 }
 
 template <class T>
-void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found,
-                   Compute<T> divisor, Compute<T> upstream, T* out, const Parallel& parallel) {
+void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found, Compute<T> divisor,
+                   Compute<T> upstream, T* out, const Parallel& parallel) {
   using C = Compute<T>;
   // The positives that move: where from, where to.
   std::vector<int64_t> at;
@@ -289,7 +305,8 @@ void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found,
       if (next < at.size() && at[next] < begin + tile) {  // the movers stand at their new scores
         if (x != buffer) std::copy(x, x + tile, buffer);
         x = buffer;
-        for (; next < at.size() && at[next] < begin + tile; ++next) buffer[at[next] - begin] = to[next];
+        for (; next < at.size() && at[next] < begin + tile; ++next)
+          buffer[at[next] - begin] = to[next];
       }
       std::fill(change, change + tile, Counter<C>(0));
       if (compare_all) {
@@ -330,10 +347,10 @@ void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found,
   }
 }
 
-#define RANKREG_INSTANTIATE(T)                                                                     \
-  template void find_positives(const ScoreList<T>&, Positives<Compute<T>>&, const Parallel&);      \
-  template void rank_positives(const ScoreList<T>&, Positives<Compute<T>>&, const Parallel&);      \
-  template void step_gradient(const ScoreList<T>&, const Positives<Compute<T>>&, Compute<T>,       \
+#define RANKREG_INSTANTIATE(T)                                                                \
+  template void find_positives(const ScoreList<T>&, Positives<Compute<T>>&, const Parallel&); \
+  template void rank_positives(const ScoreList<T>&, Positives<Compute<T>>&, const Parallel&); \
+  template void step_gradient(const ScoreList<T>&, const Positives<Compute<T>>&, Compute<T>,  \
                               Compute<T>, T*, const Parallel&);
 RANKREG_INSTANTIATE(Half)
 RANKREG_INSTANTIATE(BFloat16)
@@ -360,7 +377,8 @@ void positive_ranks(const View& scores, const View& positives, const View& where
             const Part part(n, c, chunks);
             std::fill(out + part.begin, out + part.end, R(0));
           });
-          for (size_t i = 0; i < found.at.size(); ++i) out[found.at[i]] = R(found.rank[i]);
+          for (size_t i = 0; i < found.at.size(); ++i)
+            out[found.at[i]] = R(found.rank[i]);
         }
       });
     });

@@ -1,4 +1,5 @@
-// Ranks of a few positives among all items of a list, and their gradient, without a sort of the list.
+// Ranks of a few positives among all items of a list, and their gradient, without a sort of the
+// list.
 #pragma once
 
 #include <vector>
@@ -19,7 +20,8 @@ void positive_ranks_backward(const View& grad, const View& scores, const View& p
                              const View& ranks, const View& where, double lam, int64_t lists,
                              int64_t n, void* out, const Parallel& parallel);
 
-// --- the two steps on one list, which rankreg_loss is made of too ---------------------------------
+// --- the two steps on one list, which rankreg_loss is made of too
+// ---------------------------------
 
 template <class T>
 struct ScoreList {
@@ -44,15 +46,17 @@ struct Positives {
 
 // Fills at and score.
 template <class T>
-void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found, const Parallel& parallel);
+void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
+                    const Parallel& parallel);
 
 // Fills rank: 1 + #{k : a_k > a_i}.
 template <class T>
-void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found, const Parallel& parallel);
+void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
+                    const Parallel& parallel);
 
 // out[j] = upstream * (rk(a+)_j - rk(a)_j) / divisor for every j in the list.
 template <class T>
-void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found,
-                   Compute<T> divisor, Compute<T> upstream, T* out, const Parallel& parallel);
+void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found, Compute<T> divisor,
+                   Compute<T> upstream, T* out, const Parallel& parallel);
 
 }  // namespace rankreg

@@ -1,17 +1,18 @@
-// rank: one list at a time is loaded as (key, index) pairs of the items that take part, put in order
-// or counted, and its ranks are handed to a sink at their own places.
+// rank: one list at a time is loaded as (key, index) pairs of the items that take part, put in
+// order or counted, and its ranks are handed to a sink at their own places.
 //
 // A list comes from a source  - source(i, &key) gives item i's key, false if it is absent -
 // and ends in a sink          - sink.put(i, rank), sink.absent(i).
 // Forward and backward differ in these two alone.
 //
-//   short lists   n^2 comparisons of keys, which the compiler turns into vector code; no order at all
-//   longer lists  stable LSD radix sort, 8 bits a pass, passes over a constant digit skipped; then one
+//   short lists   n^2 comparisons of keys, which the compiler turns into vector code; no order at
+//   all longer lists  stable LSD radix sort, 8 bits a pass, passes over a constant digit skipped;
+//   then one
 //                 walk over the groups of equal keys. Threads split the list into chunks with
 //                 histograms of their own, and so a single long list uses all of them.
 //
-// Scratch, per element: 2 keys + 2 indices, that is 16 bytes for 32-bit scores (24 for 64-bit, 12 for
-// 16-bit). Traffic per pass: key + index read and written once.
+// Scratch, per element: 2 keys + 2 indices, that is 16 bytes for 32-bit scores (24 for 64-bit, 12
+// for 16-bit). Traffic per pass: key + index read and written once.
 #include "rank.h"
 
 #include <limits>
@@ -117,10 +118,12 @@ int64_t load(const Source& source, int64_t n, Items<Key, Index>& items, const Pa
       const Part part(n, c, chunks);
       int64_t present = 0;
       Key key;
-      for (int64_t i = part.begin; i < part.end; ++i) present += source(i, &key);
+      for (int64_t i = part.begin; i < part.end; ++i)
+        present += source(i, &key);
       first[size_t(c) + 1] = present;
     });
-    for (int64_t c = 0; c < chunks; ++c) first[size_t(c) + 1] += first[size_t(c)];
+    for (int64_t c = 0; c < chunks; ++c)
+      first[size_t(c) + 1] += first[size_t(c)];
   }
   parallel.each(chunks, [&](int64_t c) {
     const Part part(n, c, chunks);
@@ -157,7 +160,8 @@ int sort(Items<Key, Index>& items, int64_t m, const Parallel& parallel) {
     const Part part(m, c, chunks);
     const Key* key = items.key[0].get();
     for (int64_t i = part.begin; i < part.end; ++i) {
-      for (int d = 0; d < digits; ++d) ++counts_at(c, d)[digit_of(key[i], d)];
+      for (int d = 0; d < digits; ++d)
+        ++counts_at(c, d)[digit_of(key[i], d)];
     }
   });
 
@@ -166,7 +170,8 @@ int sort(Items<Key, Index>& items, int64_t m, const Parallel& parallel) {
   for (int d = 0; d < digits; ++d) {
     Index total[kBuckets] = {};
     for (int64_t c = 0; c < chunks; ++c) {
-      for (int b = 0; b < kBuckets; ++b) total[b] += counts_at(c, d)[b];
+      for (int b = 0; b < kBuckets; ++b)
+        total[b] += counts_at(c, d)[b];
     }
     if (*std::max_element(total, total + kBuckets) == Index(m)) continue;  // a constant digit
 
@@ -179,7 +184,8 @@ int sort(Items<Key, Index>& items, int64_t m, const Parallel& parallel) {
         const Part part(m, c, chunks);
         Index* count = counts_at(c, d);
         std::fill(count, count + kBuckets, Index(0));
-        for (int64_t i = part.begin; i < part.end; ++i) ++count[digit_of(key[i], d)];
+        for (int64_t i = part.begin; i < part.end; ++i)
+          ++count[digit_of(key[i], d)];
       });
     }
     Index position = 0;
@@ -230,25 +236,29 @@ void emit_sorted(const Items<Key, Index>& items, int side, int64_t m, Ties ties,
     parallel.each(chunks, [&](int64_t c) {
       const Part part(m, c, chunks);
       int64_t starts = 0;
-      for (int64_t p = part.begin; p < part.end; ++p) starts += p == 0 || key[p] != key[p - 1];
+      for (int64_t p = part.begin; p < part.end; ++p)
+        starts += p == 0 || key[p] != key[p - 1];
       groups[size_t(c) + 1] = starts;
     });
-    for (int64_t c = 0; c < chunks; ++c) groups[size_t(c) + 1] += groups[size_t(c)];
+    for (int64_t c = 0; c < chunks; ++c)
+      groups[size_t(c) + 1] += groups[size_t(c)];
   }
   parallel.each(chunks, [&](int64_t c) {
     const Part part(m, c, chunks);
     int64_t group = groups[size_t(c)];
     for (int64_t p = part.begin; p < part.end;) {
-      // Only a chunk's outer groups can reach beyond it; the keys are sorted, so search for their ends.
+      // Only a chunk's outer groups can reach beyond it; the keys are sorted, so search for their
+      // ends.
       const bool begins_here = p == 0 || key[p] != key[p - 1];
-      const int64_t first =
-          begins_here ? p : std::lower_bound(key, key + p, key[p]) - key;
+      const int64_t first = begins_here ? p : std::lower_bound(key, key + p, key[p]) - key;
       int64_t last = p + 1;
-      while (last < part.end && key[last] == key[p]) ++last;
+      while (last < part.end && key[last] == key[p])
+        ++last;
       const int64_t stop = last;
       if (last == part.end) last = std::upper_bound(key + last, key + m, key[p]) - key;
       group += begins_here;
-      for (; p < stop; ++p) sink.put(int64_t(index[p]), tied_rank(ties, first, last, p, group));
+      for (; p < stop; ++p)
+        sink.put(int64_t(index[p]), tied_rank(ties, first, last, p, group));
     }
   });
 }
@@ -262,7 +272,8 @@ void emit_counted(const Items<Key, Index>& items, int64_t m, Ties ties, const Si
   if (ties == Ties::kDense) {
     for (int64_t i = 0; i < m; ++i) {
       Key earlier = 0;
-      for (int64_t k = 0; k < i; ++k) earlier = Key(earlier + (key[k] == key[i]));
+      for (int64_t k = 0; k < i; ++k)
+        earlier = Key(earlier + (key[k] == key[i]));
       leads[i] = earlier == 0;
     }
   }
@@ -271,14 +282,18 @@ void emit_counted(const Items<Key, Index>& items, int64_t m, Ties ties, const Si
     Key better = 0, equal = 0;  // counts in the keys' own width keep the vectors full
     int64_t group = 0, earlier = 0;
     if (ties == Ties::kDense) {
-      for (int64_t k = 0; k < m; ++k) better = Key(better + (key[k] < mine ? leads[k] : Key(0)));
+      for (int64_t k = 0; k < m; ++k)
+        better = Key(better + (key[k] < mine ? leads[k] : Key(0)));
       group = int64_t(better) + 1;
     } else {
-      for (int64_t k = 0; k < m; ++k) better = Key(better + (key[k] < mine));
+      for (int64_t k = 0; k < m; ++k)
+        better = Key(better + (key[k] < mine));
       if (ties == Ties::kMax || ties == Ties::kAverage) {
-        for (int64_t k = 0; k < m; ++k) equal = Key(equal + (key[k] == mine));
+        for (int64_t k = 0; k < m; ++k)
+          equal = Key(equal + (key[k] == mine));
       } else if (ties == Ties::kOrdinal) {
-        for (int64_t k = 0; k < i; ++k) earlier += key[k] == mine;
+        for (int64_t k = 0; k < i; ++k)
+          earlier += key[k] == mine;
       }
     }
     const int64_t first = int64_t(better), last = first + int64_t(equal);
@@ -339,9 +354,7 @@ void rank(const View& x, const View& where, bool descending, Ties ties, int64_t 
       using T = typename decltype(tag)::type;
       rank_all(
           lists, n, ties, parallel,
-          [&](int64_t list) {
-            return Scores<T>{Row<T>(x, list), Mask(where, list), descending};
-          },
+          [&](int64_t list) { return Scores<T>{Row<T>(x, list), Mask(where, list), descending}; },
           [&](int64_t list) {
             return RankSink<R>{static_cast<R*>(ranks) + list * n, Mask(where, list)};
           },
@@ -366,8 +379,8 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
       rank_all(
           lists, n, ties, parallel,
           [&](int64_t list) {
-            return MovedScores<T, R>{Row<T>(x, list),      Row<R>(grad, list), Mask(where, list),
-                                     C(lam), descending};
+            return MovedScores<T, R>{Row<T>(x, list), Row<R>(grad, list), Mask(where, list), C(lam),
+                                     descending};
           },
           sink,
           // Nothing moves in a list whose gradient is zero: r' - r is 0, or NaN where r is.
@@ -377,7 +390,8 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
               if (!(g[i] == R(0))) return false;
             }
             const auto done = sink(list);
-            for (int64_t i = 0; i < n; ++i) done.put(i, double(done.ranks[i]));
+            for (int64_t i = 0; i < n; ++i)
+              done.put(i, double(done.ranks[i]));
             return true;
           });
     });

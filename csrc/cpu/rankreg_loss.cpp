@@ -13,7 +13,8 @@ int64_t length_of(const Mask& where, int64_t n, bool by_length) {
   if (!by_length) return 1;
   if (!where) return n;
   int64_t length = 0;
-  for (int64_t i = 0; i < n; ++i) length += where[i] != 0;
+  for (int64_t i = 0; i < n; ++i)
+    length += where[i] != 0;
   return length;
 }
 
@@ -44,7 +45,8 @@ void rankreg_loss(const View& scores, const View& positives, const View& where,
           const RankReg formula{options.power, double(length_of(list.where, n, options.by_length)),
                                 double(found.size())};
           double sum = 0;
-          for (const double rank : found.rank) sum += formula.term(rank);
+          for (const double rank : found.rank)
+            sum += formula.term(rank);
           values[size_t(b)] = formula.value(sum);
           counted[size_t(b)] = 1;
         }
@@ -52,7 +54,8 @@ void rankreg_loss(const View& scores, const View& positives, const View& where,
 
       C* out = static_cast<C*>(loss);
       if (reduction == Reduction::kNone) {
-        for (int64_t b = 0; b < lists; ++b) out[b] = C(values[size_t(b)]);
+        for (int64_t b = 0; b < lists; ++b)
+          out[b] = C(values[size_t(b)]);
         return;
       }
       double sum = 0;
@@ -89,7 +92,8 @@ void rankreg_loss_backward(const View& grad, const View& scores, const View& pos
           find_positives(list, found, inner);
           if (found.size() <= kept) {
             found.rank.resize(found.at.size());
-            for (int64_t i = 0; i < found.size(); ++i) found.rank[size_t(i)] = double(saved[1 + i]);
+            for (int64_t i = 0; i < found.size(); ++i)
+              found.rank[size_t(i)] = double(saved[1 + i]);
           } else {
             rank_positives(list, found, inner);
           }

@@ -8,7 +8,21 @@
 
 namespace rankreg {
 
-enum class Type { kBool, kU8, kU16, kU32, kU64, kI8, kI16, kI32, kI64, kHalf, kBFloat16, kFloat, kDouble };
+enum class Type {
+  kBool,
+  kU8,
+  kU16,
+  kU32,
+  kU64,
+  kI8,
+  kI16,
+  kI32,
+  kI64,
+  kHalf,
+  kBFloat16,
+  kFloat,
+  kDouble
+};
 
 // `lists` x `n` elements at data[list * list_stride + i * stride]; strides in elements, 0 allowed.
 // data == nullptr stands for an absent optional argument.

@@ -1,0 +1,183 @@
+"""Every back-end equals the oracle: ranks, gradients, and the loss up to its last place."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from samples import FLOATS, INTEGERS, assert_equal, cases, values_of
+
+import rankreg_ext
+from rankreg_ext import _backend, reference
+from rankreg_ext.reference import TIES
+
+BACKENDS = [b for b in ("cpu",) if _backend.usable(b) is None]
+CASES = settings(max_examples=2000)
+
+
+def test_there_is_a_backend_to_compare():
+    """The native library was built: without it this file would compare the oracle with itself."""
+    assert "cpu" in BACKENDS, _backend.usable("cpu")
+
+
+def gradient(function, scores, upstream):
+    x = scores.detach().requires_grad_()
+    out = function(x)
+    out.backward(upstream if out.shape == upstream.shape else upstream.flatten()[0].to(out.dtype))
+    return out.detach(), x.grad
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@CASES
+@given(case=cases(FLOATS + INTEGERS))
+def test_rank(backend, case):
+    x, where = case.scores(), case.where()
+    args = {"descending": case.descending, "ties": case.ties, "where": where}
+    with rankreg_ext.use_backend(backend):
+        actual = rankreg_ext.rank(x, **args)
+    assert_equal(actual, reference.rank(x, **args))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@CASES
+@given(case=cases())
+def test_blackbox_rank(backend, case):
+    args = {"descending": case.descending, "ties": case.ties, "where": case.where()}
+
+    def run(module):
+        function = lambda x: module.blackbox_rank(x, case.lam, **args)  # noqa: E731
+        return gradient(function, case.scores(), case.upstream())
+
+    with rankreg_ext.use_backend(backend):
+        ranks, grad = run(rankreg_ext)
+    expected_ranks, expected_grad = run(reference)
+    assert_equal(ranks, expected_ranks)
+    assert_equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@CASES
+@given(case=cases())
+def test_positive_ranks(backend, case):
+    positives, where = case.positives(), case.where()
+
+    def run(module):
+        function = lambda x: module.positive_ranks(x, positives, lam=case.lam, where=where)  # noqa: E731
+        return gradient(function, case.scores(), case.upstream())
+
+    with rankreg_ext.use_backend(backend):
+        ranks, grad = run(rankreg_ext)
+    expected_ranks, expected_grad = run(reference)
+    assert_equal(ranks, expected_ranks)
+    assert_equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@CASES
+@given(case=cases())
+def test_rankreg_loss(backend, case):
+    args = {
+        "lam": case.lam,
+        "power": case.power,
+        "normalize": case.normalize,
+        "where": case.where(),
+        "reduction": case.reduction,
+    }
+    positives = case.positives()
+    shape = case.batch if case.reduction == "none" else ()
+    upstream = torch.randn(shape, generator=case.generator()) * 65536
+    upstream = upstream.to(reference.compute_dtype(case.dtype))
+
+    def run(module):
+        function = lambda x: module.rankreg_loss(x, positives, **args)  # noqa: E731
+        return gradient(function, case.scores(), upstream)
+
+    with rankreg_ext.use_backend(backend):
+        loss, grad = run(rankreg_ext)
+    expected_loss, expected_grad = run(reference)
+    assert_equal(grad, expected_grad)
+    # The sum over lists, and over terms of 2^53 and more, may be added in another order.
+    torch.testing.assert_close(
+        loss, expected_loss, rtol=4 * torch.finfo(loss.dtype).eps, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [65535, 65536, 65537, 100_003])
+@pytest.mark.parametrize("values", ["normal", "tied", "constant", "special"])
+def test_long_lists_use_threads_and_stay_equal(backend, n, values, threads):
+    """One list split over threads: chunks, tie groups across their borders, absent items."""
+    g = torch.Generator().manual_seed(n)
+    x = values_of(values, (n,), torch.float32, g)
+    where = torch.rand(n, generator=g) < 0.9
+    upstream = torch.randn(n, generator=g)
+    for ties in TIES:
+        args = {"ties": ties, "where": where}
+        expected = gradient(lambda x: reference.blackbox_rank(x, 0.5, **args), x, upstream)  # noqa: B023
+        for count in (1, 2, 3):
+            threads(count)
+            with rankreg_ext.use_backend(backend):
+                actual = gradient(lambda x: rankreg_ext.blackbox_rank(x, 0.5, **args), x, upstream)  # noqa: B023
+            assert_equal(actual[0], expected[0])
+            assert_equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [3000, 70_000])
+@pytest.mark.parametrize("count", [1, 8, 256, 257, 511, 512, 513, 1500])
+@pytest.mark.parametrize("values", ["normal", "clustered", "special"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_many_positives(backend, n, count, values, dtype, threads):
+    """Around the capacity of the state (256) and of compare-all (512), with and without threads."""
+    g = torch.Generator().manual_seed(count)
+    x = values_of(values, (n,), dtype, g)
+    positives = torch.zeros(n, dtype=torch.bool)
+    positives[torch.randperm(n, generator=g)[:count]] = True
+    upstream = torch.randn(n, generator=g).to(reference.rank_dtype(dtype, n))
+    threads(2)
+
+    def losses(module):
+        def total(x):
+            loss = module.rankreg_loss(x, positives, lam=3.0)
+            return (module.positive_ranks(x, positives, lam=0.7) * upstream).sum() + loss
+
+        x_ = x.clone().requires_grad_()
+        total(x_).backward()
+        return module.positive_ranks(x, positives), x_.grad
+
+    with rankreg_ext.use_backend(backend):
+        actual = losses(rankreg_ext)
+    expected = losses(reference)
+    assert_equal(actual[0], expected[0])
+    assert_equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("threads_used", [1, 2])
+def test_many_lists_are_shared_out(backend, threads_used, threads):
+    threads(threads_used)
+    x = torch.randn(700, 130)
+    with rankreg_ext.use_backend(backend):
+        together = rankreg_ext.rank(x)
+        assert_equal(together, reference.rank(x))
+        assert_equal(torch.stack([rankreg_ext.rank(row) for row in x]), together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ranks_stay_exact_in_a_list_too_long_for_float32(backend):
+    """2^24 + 3 items: the ranks are float64, and the last one is not rounded."""
+    n = 2**24 + 3
+    x = (torch.arange(n) % 1000).to(torch.int16)
+    with rankreg_ext.use_backend(backend):
+        ranks = rankreg_ext.rank(x, ties="ordinal")
+    assert ranks.dtype == torch.float64
+    assert ranks.max() == n
+    assert_equal(ranks.sort().values, torch.arange(1, n + 1, dtype=torch.float64))
+    share = torch.zeros(n, dtype=torch.bool)
+    share[-1] = True
+    scores = torch.arange(n, 0, -1, dtype=torch.float32).requires_grad_()
+    with rankreg_ext.use_backend(backend):
+        out = rankreg_ext.positive_ranks(scores, share, lam=2.0**25)
+        assert out[-1] == n
+        out[-1].backward()  # moves it to the top: n - 1 places
+    assert scores.grad[-1] == torch.tensor(1.0 - n) / 2.0**25
+    assert torch.equal(scores.grad[:-1], torch.full((n - 1,), 2.0**-25))
