@@ -5,7 +5,7 @@
 tensor([4., 5., 2., 3., 1.])
 """
 
-from . import _ops, data, metrics, nn, reference
+from . import data, metrics, nn, reference
 from ._backend import show_config, use_backend
 from ._version import __version__
 from .diagnostics import rankreg_diagnostics

@@ -336,7 +336,7 @@ def _below_autograd(op, *args):
 
 
 def _gradient(op, *args):
-    """A backward op; under ``create_graph=True`` with its rule, which forbids a second derivative."""
+    """A backward op; under ``create_graph`` with its rule, which forbids a second derivative."""
     return op(*args) if torch.is_grad_enabled() else _below_autograd(op, *args)
 
 
