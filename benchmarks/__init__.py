@@ -1,0 +1,1 @@
+"""Experiments and timings; not part of the installed package."""

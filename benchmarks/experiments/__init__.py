@@ -1,0 +1,1 @@
+"""Training runs on real images: the main job is ``python -m benchmarks.experiments.demo``."""
