@@ -3,6 +3,7 @@
 #   make demo      trains with and without RankReg, prints the table, saves results and plots
 #   make test      lint, all tests with coverage, the C++ tests under sanitizers
 #   make bench     benchmarks
+#   make sanitize  the C++ tests alone
 #   make lint      ruff and clang-format, as they stand in requirements-dev.txt
 #   make format    lets both rewrite
 #   make clean     removes the build and .venv
@@ -47,8 +48,9 @@ format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-sanitize: $(DEV)
-	$(if $(wildcard tests/cpp/Makefile),$(MAKE) -C tests/cpp PYTHON=$(abspath $(BIN)/python))
+# ARGS is meant for pytest, not for the C++ driver.
+sanitize:
+	$(MAKE) -C tests/cpp ARGS=
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info rankreg_ext/*.so rankreg_ext/_build_info.json
