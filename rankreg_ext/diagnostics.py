@@ -74,7 +74,8 @@ def rankreg_diagnostics(
 
     Returns:
         A named tuple of tensors ``scores.shape[:-1]``: float64, the number of positives int64.
-        Shares and means over no items are NaN, and so are ranks where a positive's score is.
+        Shares and means over no items are NaN, so are ranks where a positive's score is, and so is
+        ``relative_reach`` where any score is not finite.
 
     Raises:
         TypeError, ValueError: for an argument that is not as described.
