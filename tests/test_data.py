@@ -37,7 +37,9 @@ def test_what_is_in_the_batches(sampler_and_positives):
     sampler, positives = sampler_and_positives
     uses = Counter(positives.nonzero().flatten().tolist())
     for _ in range(3):
+        epoch = sampler.epoch
         batches = list(sampler)
+        assert (sampler.epoch, sampler.batch) == (epoch + 1, 0)
         assert len(batches) == len(sampler)
         negatives = []
         for batch in batches:

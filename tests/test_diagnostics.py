@@ -9,6 +9,7 @@ from samples import assert_equal, cases
 
 from rankreg_ext import positive_ranks, rankreg_diagnostics, rankreg_loss
 from rankreg_ext.diagnostics import RankRegDiagnostics
+from rankreg_ext.reference import compute_dtype
 
 NAN = float("nan")
 
@@ -22,16 +23,17 @@ def share(items: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     return (items & of).sum(-1).double() / of.sum(-1)
 
 
-# Lists without NaN, and a lam at which no gradient underflows in half precision.
+# Lists without NaN, and a lam at which no gradient under- or overflows.
 @settings(max_examples=400)
-@given(cases().filter(lambda c: c.values != "special" and 1e-3 <= c.lam <= 5))
+@given(cases().filter(lambda c: c.values != "special" and 1e-3 <= c.lam <= 1e4))
 def test_is_about_the_actual_gradient(case):
     scores, positives, where = case.scores(), case.positives(), case.where()
     arguments = {"lam": case.lam, "power": case.power, "normalize": case.normalize, "where": where}
     found = rankreg_diagnostics(scores, positives, **arguments)
     assert all(value.shape == scores.shape[:-1] for value in found)
 
-    leaf = scores.detach().clone().requires_grad_()
+    # Half precision is perturbed in float32; its gradient is this one, cast.
+    leaf = scores.to(compute_dtype(scores.dtype)).clone().requires_grad_()
     rankreg_loss(leaf, positives, reduction="sum", **arguments).backward()
     present = torch.ones_like(positives) if where is None else where
     live, negatives = positives & present, ~positives & present
@@ -39,10 +41,10 @@ def test_is_about_the_actual_gradient(case):
     assert_equal(found.zero_share, share(leaf.grad == 0, live))
     assert_equal(found.negative_share, share(leaf.grad != 0, negatives))
 
-    # places = -gradient * Z * lam, up to the rounding of the gradient.
+    # places = -gradient * Z * lam, whole numbers but for the rounding of the gradient.
     length = present.sum(-1, keepdim=True) if case.normalize == "length" else 1
-    places = (-leaf.grad.double() * length * case.lam * live).sum(-1) / live.sum(-1)
-    torch.testing.assert_close(found.places_gained, places, rtol=1e-2, atol=1e-6, equal_nan=True)
+    places = (-leaf.grad.double() * length * case.lam * live).round().sum(-1)
+    assert_equal(found.places_gained, places / live.sum(-1))
 
     ranks = torch.where(live, positive_ranks(scores, positives, where=where), 0).double()
     assert_equal(found.mean_rank, ranks.sum(-1) / live.sum(-1))

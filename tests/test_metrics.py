@@ -227,6 +227,14 @@ def test_a_rate_that_k_positives_meet_needs_no_more(n, k):
     assert fpr_at_tpr(scores, positives, math.nextafter(k / n, 0)).item() == 0
 
 
+@pytest.mark.parametrize(("n", "k"), [(3, 1), (7, 3), (11, 5), (15, 11)])
+def test_a_rate_just_above_k_positives_needs_one_more(n, k):
+    tpr = math.nextafter(k / n, 1)
+    assert math.ceil(tpr * n) == k  # the product rounds down to k
+    scores, positives = descending("+" * k + "-" + "+" * (n - k) + "-")
+    assert fpr_at_tpr(scores, positives, tpr).item() == 0.5
+
+
 def test_interpolation_halves_a_tie():
     # (0, 0) -> (1/2, 1) -> (1, 1): at 0.8 the line is at 0.4; a threshold takes the tie as a whole.
     scores, positives = torch.tensor([1.0, 1.0, 1.0, 0.0]), flags("++--")
@@ -254,6 +262,7 @@ def test_rounded_rule():
 def test_roc_curve_by_hand():
     fpr, tpr, thresholds = roc_curve(torch.tensor([0.1, 0.8, 0.4, 0.4, -0.0, 0.0]), flags("-+-+-+"))
     assert thresholds.tolist() == [INF, *torch.tensor([0.8, 0.4, 0.1, 0.0]).tolist()]
+    assert not thresholds.signbit().any()  # -0.0 and 0.0 are one threshold, 0.0
     assert fpr.tolist() == [0, 0, 1 / 3, 2 / 3, 1]
     assert tpr.tolist() == [0, 1 / 3, 2 / 3, 2 / 3, 1]
 

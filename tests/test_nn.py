@@ -273,7 +273,8 @@ def test_reset_and_eval():
     assert all(torch.equal(v, state[k]) for k, v in term.state_dict().items())
     term.train()
     term.memory.reset()
-    assert not term.memory.valid().any()
+    fresh = RankReg(memory=ScoreMemory(6, keep="all", max_age=2)).state_dict()
+    assert all(torch.equal(v, fresh[k]) for k, v in term.state_dict().items())
     assert torch.equal(torch.stack([run(term, *batch)[0] for batch in batches]), torch.stack(first))
 
 
