@@ -129,8 +129,6 @@ def ranking_backend() -> tuple[str, str]:
         UnusableBackendError: if what ``RANKREG_BACKEND`` asks for cannot be had.
     """
     asked = os.environ.get("RANKREG_BACKEND") or "auto"
-    if asked != "auto":
-        return asked, f"{asked} (RANKREG_BACKEND)"
     try:
         with rankreg_ext.use_backend("cpu" if asked == "auto" else asked):
             pass

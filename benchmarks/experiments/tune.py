@@ -34,10 +34,10 @@ START = Settings(epochs=20)
 
 LEARNING_RATES = (0.05, 0.1, 0.2, 0.4)
 POSITIVES_PER_BATCH = (0, 1, 2, 4, 8)
-WEIGHT_DECAYS = (5e-4, 2e-3, 5e-3)
+WEIGHT_DECAYS = (1e-4, 5e-4, 2e-3, 5e-3)
 POWERS = (1, 2)
 LAMS = (1.0, 3.0, 10.0, 30.0)
-ALPHAS = (0.3, 1.0, 3.0)
+ALPHAS = (0.1, 0.3, 1.0, 3.0)
 HALF_STEP = 1.7
 LATER_STARTS = (0.25, 0.5)
 REMEMBERED = (512, 2048)
