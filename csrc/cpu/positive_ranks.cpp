@@ -9,13 +9,12 @@
 // once per direction, in tiles that stay in the first-level cache; in a tile, masked and NaN scores
 // are NaN, which is above nothing and below nothing.
 //
-//   few thresholds    compare-all: every score with every threshold, 8 thresholds in registers,
-//   exact
-//                     with ties because the comparison is strict
-//   many thresholds   a sorted table of the distinct ones with a lookup array over the leading bits
-//   of
-//                     the key: one short search a score, near O(n) whatever |P|
+// - Few thresholds: compare-all. Every score meets every threshold, eight of them in registers;
+//   exact with ties because the comparison is strict.
+// - Many thresholds: a sorted table of the distinct ones, with a lookup array over the leading bits
+//   of the key: one short search a score, near O(n) whatever |P|.
 //
+// Bytes moved, per score: 4 (float32) + 1 (positives) forward, and 4 more, the gradient, backward.
 // Threads split the list, count for themselves, and add integers: the result does not depend on
 // them.
 #include "positive_ranks.h"
@@ -296,7 +295,7 @@ void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found,
     std::vector<int64_t>& above = counts[size_t(c)];
     above.assign(compare_all ? padded_to.size() : size_t(table->places()), 0);
     C buffer[kTile];
-    Counter<C> change[kTile];
+    C delta[kTile];  // r' - r of the items in the tile
     const Part part(list.n, c, chunks);
     size_t next = size_t(std::lower_bound(at.begin(), at.end(), part.begin) - at.begin());
     for (int64_t begin = part.begin; begin < part.end; begin += kTile) {
@@ -308,23 +307,26 @@ void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found,
         for (; next < at.size() && at[next] < begin + tile; ++next)
           buffer[at[next] - begin] = to[next];
       }
-      std::fill(change, change + tile, Counter<C>(0));
       if (compare_all) {
+        Counter<C> change[kTile] = {};
         for (size_t i = 0; i < padded_to.size(); i += kBlock) {
           count_above(x, tile, &padded_to[i], &above[i]);
           add_steps(x, tile, &padded_from[i], &padded_to[i], change);
         }
+        for (int64_t j = 0; j < tile; ++j) {
+          delta[j] = is_nan(x[j]) ? x[j] : C(change[j]);
+        }
       } else {
         for (int64_t j = 0; j < tile; ++j) {
+          delta[j] = x[j];  // NaN where the score is
           if (is_nan(x[j])) continue;
           const size_t place = size_t(table->place(ascending_key(x[j])));
           ++above[place];
-          change[j] = Counter<C>(steps[place]);
+          delta[j] = C(steps[place]);
         }
       }
       for (int64_t j = 0; j < tile; ++j) {
-        const C delta = is_nan(x[j]) ? x[j] : C(change[j]);
-        out[begin + j] = Narrow<T>::from(upstream * (delta / divisor));
+        out[begin + j] = Narrow<T>::from(upstream * (delta[j] / divisor));
       }
       if (list.where) {
         for (int64_t j = 0; j < tile; ++j) {

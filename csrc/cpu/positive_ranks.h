@@ -20,8 +20,7 @@ void positive_ranks_backward(const View& grad, const View& scores, const View& p
                              const View& ranks, const View& where, double lam, int64_t lists,
                              int64_t n, void* out, const Parallel& parallel);
 
-// --- the two steps on one list, which rankreg_loss is made of too
-// ---------------------------------
+// The steps on one list, which rankreg_loss is made of too.
 
 template <class T>
 struct ScoreList {

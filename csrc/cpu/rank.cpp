@@ -5,11 +5,12 @@
 // and ends in a sink          - sink.put(i, rank), sink.absent(i).
 // Forward and backward differ in these two alone.
 //
-//   short lists   n^2 comparisons of keys, which the compiler turns into vector code; no order at
-//   all longer lists  stable LSD radix sort, 8 bits a pass, passes over a constant digit skipped;
-//   then one
-//                 walk over the groups of equal keys. Threads split the list into chunks with
-//                 histograms of their own, and so a single long list uses all of them.
+// - Short lists: n^2 comparisons of keys, which the compiler turns into vector code; nothing is put
+//   in order.
+// - Longer lists: a stable LSD radix sort, 8 bits a pass, passes over a constant digit skipped;
+// then
+//   one walk over the groups of equal keys. Threads split a list into chunks with histograms of
+//   their own, so that a single long list uses all of them.
 //
 // Scratch, per element: 2 keys + 2 indices, that is 16 bytes for 32-bit scores (24 for 64-bit, 12
 // for 16-bit). Traffic per pass: key + index read and written once.
