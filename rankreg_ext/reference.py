@@ -25,6 +25,8 @@ gradient; "Ranking Regularization for Critical Rare Classes" (CVPR 2023) for the
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -345,9 +347,11 @@ def fpr_at_tpr(
 def _per_list(metric, scores: Tensor, positives: Tensor, where: Tensor | None) -> Tensor:
     where = torch.ones_like(positives) if where is None else where
     shape, n = scores.shape[:-1], scores.shape[-1]
-    rows = (t.expand(scores.shape).reshape(-1, n) for t in (scores, positives, where))
+    lists = math.prod(shape)
+    rows = (t.expand(scores.shape).reshape(lists, n) for t in (scores, positives, where))
     values = []
     for a, p, w in zip(*rows, strict=True):
         defined = (p & w).any() and (~p & w).any() and not a[w].isnan().any()
         values.append(metric(a[p & w], a[~p & w]) if defined else a.new_full((), torch.nan))
-    return torch.stack(values).double().reshape(shape) if values else scores.new_zeros(shape)
+    empty = scores.new_zeros(shape, dtype=torch.float64)
+    return torch.stack(values).double().reshape(shape) if values else empty

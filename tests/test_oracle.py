@@ -236,3 +236,13 @@ def test_average_ties_are_exact_beyond_half_of_the_float32_range():
     assert reference.rank_dtype(torch.float32, 2**23 + 1, "average") == torch.float64
     assert reference.rank_dtype(torch.float32, 2**24, "min") == torch.float32
     assert reference.rank_dtype(torch.float32, 2**24 + 1, "min") == torch.float64
+
+
+def test_metrics_of_lists_without_items_or_without_lists():
+    for shape in ((3, 0), (0, 4), (0,)):
+        x = torch.randn(shape)
+        for metric in (reference.roc_auc, reference.fpr_at_tpr):
+            value = metric(x, x > 0)
+            assert value.shape == shape[:-1]
+            assert value.dtype == torch.float64
+            assert value.isnan().all()
