@@ -65,7 +65,7 @@ def roc_figure(
         title="ROC curves on the test images, high-TPR corner",
     )
     axes.legend(
-        loc="lower right",
+        loc="upper left",
         title=f"mean over {len(curves)} seeds (thin: each)",
         frameon=False,
     )

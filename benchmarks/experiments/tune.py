@@ -3,16 +3,13 @@
     nice python -m benchmarks.experiments.tune
 
 Rule, fixed beforehand: the lowest mean, over the tuning seeds, of the average of FPR@98 and FPR@95
-on the validation split. Three stages, each starting from what the last one chose:
+on the validation split. In stages, each starting from what the last one chose:
 
 1. the base loss alone: learning rate and positives per batch, then weight decay;
-2. with that fixed for both losses, RankReg's power, lam and alpha on a logarithmic grid;
-3. around the best of these: half a step in lam and alpha each way, a later start, a memory of
-   negatives, more positives per batch.
+2. with that fixed for both losses, RankReg's power, lam and alpha on a logarithmic grid.
 
-A change of the sampler in stage 3 would change both losses, so it is shown for both and not
-chosen. The seeds differ from the demo's, and no test image is looked at. Writes
-``results/tuning.json`` and ``results/tuning.md``; goes on where it was interrupted.
+The seeds differ from the demo's, and no test image is looked at. Writes ``results/tuning.json`` and
+``results/tuning.md``; goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -38,9 +35,6 @@ WEIGHT_DECAYS = (1e-4, 5e-4, 2e-3, 5e-3)
 POWERS = (1, 2)
 LAMS = (1.0, 3.0, 10.0, 30.0)
 ALPHAS = (0.1, 0.3, 1.0, 3.0)
-HALF_STEP = 1.7
-LATER_STARTS = (0.25, 0.5)
-REMEMBERED = (512, 2048)
 
 
 class Sweep:
@@ -129,17 +123,6 @@ def stage_table(rows: list[dict[str, Any]]) -> str:
     return align(lines)
 
 
-def neighbours(best: Settings) -> list[Settings]:
-    """Stage 3: each a single change of ``best``."""
-    return [
-        best,
-        *(replace(best, lam=best.lam * factor) for factor in (1 / HALF_STEP, HALF_STEP)),
-        *(replace(best, alpha=best.alpha * factor) for factor in (1 / HALF_STEP, HALF_STEP)),
-        *(replace(best, rankreg_from=share) for share in LATER_STARTS),
-        *(replace(best, remembered=count) for count in REMEMBERED),
-    ]
-
-
 def main() -> None:
     """Run the sweep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -169,16 +152,6 @@ def main() -> None:
                 for alpha in ALPHAS
             ],
             shown=[base],
-        )
-        more = 2 * max(best.positives_per_batch, 2)
-        best = sweep.stage(
-            "3. RankReg: around the best, later start, memory of negatives",
-            neighbours(best),
-            shown=[
-                base,
-                replace(base, positives_per_batch=more),
-                replace(best, positives_per_batch=more),
-            ],
         )
     print(f"\nchosen for both:  {base}\nchosen for RankReg: {best}\nsee {RESULTS}/tuning.md")
 
