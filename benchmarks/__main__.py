@@ -1,0 +1,190 @@
+"""``python -m benchmarks``: ``run`` measures, ``report`` draws, ``compare`` judges a change."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import cases, rows
+
+DEFAULT_OUT = Path("runs/bench")
+IN_WORKER = "RANKREG_BENCH_WORKER"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Its subcommands and their options."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="measure; rows are appended to OUT/results.jsonl")
+    run.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR")
+    run.add_argument("--resume", action="store_true", help="leave out what DIR already holds")
+    run.add_argument("--isa", default="best", help="names, comma-separated; best; or all")
+    run.add_argument("--threads", default="1", help="numbers, comma-separated; or all")
+    run.add_argument("--provider", type=_names, default=(), metavar="NAMES")
+    _add_selection(run)
+
+    report = commands.add_parser("report", help="table and plots from result files")
+    report.add_argument("results", type=Path, nargs="*", default=[DEFAULT_OUT], metavar="DIR")
+    report.add_argument("--out", type=Path, metavar="DIR", help="default: the first DIR")
+
+    compare = commands.add_parser("compare", help="two commits, interleaved; ratios B / A")
+    compare.add_argument("a", help="a commit, or . for the working tree as it is built")
+    compare.add_argument("b")
+    compare.add_argument("--isa", default="best", help="a name, or best")
+    compare.add_argument("--threads", type=int, default=1)
+    compare.add_argument("--processes", type=int, default=3, help="pairs of processes")
+    compare.add_argument("--rounds", type=int, default=10, help="per pair of processes")
+    compare.add_argument("--threshold", type=float, default=1.05, help="ratio that fails")
+    _add_selection(compare)
+    return top
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--quick", dest="selection", action="store_const", const="quick")
+    which.add_argument("--full", dest="selection", action="store_const", const="full")
+    command.set_defaults(selection="standard")
+    command.add_argument("--op", type=_names, default=(), metavar="NAMES")
+    command.add_argument("--dtype", type=_names, default=(), metavar="NAMES")
+    command.add_argument("--shape", type=_names, default=(), metavar="BxN,...")
+    command.add_argument("--match", metavar="REGEX", help="on the case's name")
+    command.add_argument("--list", action="store_true", help="name the cases and stop")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def selected(options: argparse.Namespace) -> list[cases.Case]:
+    return cases.select(
+        cases.SELECTIONS[options.selection](),
+        ops=options.op,
+        dtypes=options.dtype,
+        shapes=options.shape,
+        match=options.match,
+    )
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """One process for each instruction set and number of threads, since libraries read both once."""
+    from . import machine
+
+    isas = {"best": machine.isas()[-1:], "all": machine.isas()[::-1]}.get(options.isa)
+    isas = _names(options.isa) if isas is None else isas
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    threads = str(available) if options.threads == "all" else options.threads
+    if unknown := set(isas) - set(machine.isas()):
+        raise ValueError(f"--isa: {sorted(unknown)} not usable here; there are {machine.isas()}")
+    path = options.out / "results.jsonl"
+    if path.exists() and not options.resume:
+        raise ValueError(f"{path} exists; go on with --resume, or choose another --out")
+    status = 0
+    for isa in isas:
+        off = machine.numpy_features_to_disable() if isa == "avx512" else None
+        for count in map(int, _names(threads)):
+            command = [sys.executable, "-m", "benchmarks", *arguments]
+            command += ["--isa", isa, "--threads", str(count)]
+            environment = {**os.environ, **machine.environment_of(isa, count, off), IN_WORKER: "1"}
+            status |= subprocess.run(command, env=environment).returncode
+    return status
+
+
+def run_here(options: argparse.Namespace) -> int:
+    """The cases, one after another, under one instruction set and number of threads."""
+    from . import harness, machine
+
+    todo, path = selected(options), options.out / "results.jsonl"
+    isa, threads = options.isa, int(options.threads)
+    cores = machine.pin(threads)
+    machine.use_isa(isa)
+    facts = machine.record(threads, cores)
+    done = _already(path, facts)
+    label = f"{isa}, {threads} thread{'s' * (threads > 1)}"
+    print(
+        f"{label}: {len(todo)} cases, clock {facts['clock_ghz'] or float('nan'):.2f} GHz, "
+        f"copy {facts['copy_gb_per_s']:.1f} GB/s",
+        flush=True,
+    )
+    name = uuid.uuid4().hex[:12]
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    start = {"kind": "run", "run": name, "date": date, "selection": options.selection}
+    header, failures, began = [{**start, **facts}], [], time.monotonic()
+    for index, case in enumerate(todo):
+        _progress(label, index, len(todo), began, case.name)
+        wanted = tuple(
+            provider.name
+            for provider in harness.providers_of(case, options.provider)
+            if (case.name, provider.name, isa, threads) not in done
+        )
+        if not wanted:
+            continue
+        same = {"kind": "row", "run": name, "isa": isa, "threads": threads}
+        clock = machine.clock_ghz()
+        try:
+            measured = harness.measure(case, wanted)
+        except harness.GateError as error:
+            failures.append(str(error))
+            print(f"\nWRONG: {error}", flush=True)
+            continue
+        rows.append(path, header + [{**same, **row, "clock_ghz": clock} for row in measured])
+        header = []
+    _progress(label, len(todo), len(todo), began, "")
+    print(flush=True)
+    return 1 if failures else 0
+
+
+def _already(path: Path, facts: dict) -> set[tuple]:
+    """Keys of the rows in the file, which must be of the same code on the same machine."""
+    if not path.exists():
+        return set()
+    runs, found = rows.read(path)
+    for name in ("commit", "dirty", "cpu"):
+        if different := {run[name] for run in runs} - {facts[name]}:
+            raise ValueError(f"{path}: {name} is {different}, now {facts[name]}; use another --out")
+    return {rows.key(row) for row in found}
+
+
+def _progress(label: str, done: int, of: int, began: float, what: str) -> None:
+    spent = time.monotonic() - began
+    left = f"{spent / done * (of - done):.0f} s left" if done else "..."
+    line = f"[{label}] {done}/{of}, {spent:.0f} s, {left}  {what}"
+    end = "" if sys.stdout.isatty() else "\n"
+    print(("\r\x1b[K" if sys.stdout.isatty() else "") + line, end=end, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 1 if a provider was wrong, or a commit slower; 2 if it cannot be run."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "report":
+            from .report import write_report
+
+            print(write_report(options.results, options.out or options.results[0]))
+            return 0
+        if options.list:
+            print(*(case.name for case in selected(options)), sep="\n")
+            return 0
+        if options.command == "compare":
+            from .compare import compare
+
+            return compare(options, selected(options))
+        selected(options)  # a misspelt filter is told before any process starts
+        if os.environ.get(IN_WORKER):
+            return run_here(options)
+        return run(options, arguments)
+    except ValueError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""The measurement: gate, rotation, rounds. The timing loop is :func:`time_rounds`.
+
+1. Every provider's output is compared with the op's answer before anything is timed.
+2. Inputs rotate: each call gets the next of many, because branch predictors memorise a small array.
+3. Providers take turns within a round, so that what disturbs the machine disturbs all alike.
+4. Reported are quantiles over samples; a sample is the mean of as many calls as fill 0.2 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .cases import Case
+from .ops import OPS, Answer, floor_bytes, make_inputs
+from .providers import OURS, Provider, providers_of
+
+ROTATED_ELEMENTS = 2**18  # in all copies of an input together, at least,
+MOST_COPIES = 1024  # unless that takes more copies than these,
+ROTATED_BYTES = 2**30  # or more memory than this
+GATED_COPIES = 2
+
+SAMPLE_SECONDS = 2e-4
+ROUNDS = 40
+FEWEST_SAMPLES = 5
+CASE_SECONDS = 1.0  # for all providers of a case; a slow one exceeds it by FEWEST_SAMPLES calls
+
+
+class GateError(AssertionError):
+    """A provider's answer is wrong; it is not timed."""
+
+
+# --------------------------------------------------------------------------------------- rotation
+
+
+def copies_of(case: Case) -> int:
+    """How many different inputs rotate."""
+    item = 4 * floor_bytes(case) + 64  # scores, gradients, saved ranks, graphs: an upper estimate
+    wanted = min(MOST_COPIES, -(-ROTATED_ELEMENTS // case.elements))
+    return max(2, min(max(3, wanted), ROTATED_BYTES // item))
+
+
+# ------------------------------------------------------------------------------------------- gate
+
+
+def check(provider: Provider, case: Case, answer: Answer, output: Any, inputs: tuple) -> str:
+    """What was verified of one output, in words; raises GateError where it is wrong.
+
+    Ours must be equal, dtype included. Others must be equal in value, where ties cannot matter if
+    they break them arbitrarily; a scalar or a trained parameter may differ in the last digits.
+    """
+    if provider.finish is None:
+        return "not compared"
+    got, expected = provider.finish(output, *inputs), answer.value
+    got = got.reshape(expected.shape) if got.numel() == expected.numel() else got
+    if provider.name == OURS and case.op != "training_step":
+        if got.dtype != expected.dtype:
+            raise GateError(f"{provider.name} on {case.name}: {got.dtype}, not {expected.dtype}")
+        wrong = got != expected
+        where = "equal"
+    elif expected.dim() == 0 or case.op == "training_step":
+        wrong = ~torch.isclose(got.double(), expected.double(), rtol=1e-4, atol=1e-6)
+        where = "close"
+    else:
+        wrong, where = got.double() != expected.double(), "equal"
+        if not provider.exact_ties:
+            untied = answer.untied()
+            wrong &= untied
+            where = "equal" if bool(untied.all()) else "equal without ties"
+    if answer.known is not None:
+        wrong &= answer.known
+        where += ", sampled"
+    allowed = 0.0 if provider.exact_ties else answer.spill
+    if (share := float(wrong.double().mean())) > allowed:
+        first = wrong.flatten().nonzero()[0].item()
+        raise GateError(
+            f"{provider.name} on {case.name}: {share:.2%} of the elements are wrong, first number "
+            f"{first}: {got.flatten()[first].item()} instead of {expected.flatten()[first].item()}"
+        )
+    return where
+
+
+# ----------------------------------------------------------------------------------------- timing
+
+
+@dataclass
+class Runner:
+    """A provider with its prepared, rotating arguments and the samples taken so far."""
+
+    provider: Provider
+    arguments: list[tuple]
+    gate: str
+    peak_bytes: int | None = None
+    output_bytes: int | None = None
+    calls: int = 1
+    stride: int = 1
+    samples: list[float] = field(default_factory=list)
+
+    def __post_init__(self):
+        self._rotation: Iterator[tuple] = itertools.cycle(self.arguments)
+
+    def sample(self) -> float:
+        """Seconds per call, over the next ``calls`` inputs."""
+        call, chunk = self.provider.call, list(itertools.islice(self._rotation, self.calls))
+        start = time.perf_counter()
+        for arguments in chunk:
+            call(*arguments)
+        return (time.perf_counter() - start) / self.calls
+
+    def calibrate(self, seconds: float) -> None:
+        """Choose calls per sample, and rounds to take part in, to last about ``seconds``."""
+        once = self.sample()
+        if once < 0.01:
+            once = min(once, self.sample(), self.sample())
+        self.calls = max(1, min(100_000, round(SAMPLE_SECONDS / max(once, 1e-9))))
+        wanted = seconds / (self.calls * once)
+        self.stride = max(1, min(ROUNDS // FEWEST_SAMPLES, int(ROUNDS / max(wanted, 1e-9))))
+
+
+@contextmanager
+def no_garbage_collection():
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def time_rounds(runners: Sequence[Runner], seconds: float = CASE_SECONDS) -> None:
+    """Fill ``samples`` of every runner; they take turns, and the first of a round changes."""
+    with no_garbage_collection():
+        for runner in runners:
+            runner.calibrate(seconds / len(runners))
+        for i in range(ROUNDS):
+            first = i % len(runners)
+            for runner in (*runners[first:], *runners[:first]):
+                if i % runner.stride == 0:
+                    runner.samples.append(runner.sample())
+
+
+def quantiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """The 10th, 50th and 90th percentile, interpolated."""
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    low, median, high = torch.tensor(samples, dtype=torch.float64).quantile(levels).tolist()
+    return low, median, high
+
+
+# ----------------------------------------------------------------------------------------- memory
+
+
+def peak_memory(call: Callable[[], Any]) -> int | None:
+    """Bytes by which the resident set of a process grows at most while it makes one call.
+
+    A forked child makes it, after a first one: its allocator is told to hand freed memory back at
+    once, and its high-water mark is reset in between. So native scratch counts as well, by pages.
+    None where /proc does not offer this.
+    """
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # no return from here: neither handlers nor buffers of the parent run twice
+        try:
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-3, 64 * 1024)  # M_MMAP_THRESHOLD: larger blocks are mapped, and unmapped
+            call()  # maps the pages of code and constants, which a fork leaves out
+            libc.malloc_trim(0)
+            with open("/proc/self/clear_refs", "w") as file:
+                file.write("5")  # the mark is the present size
+            before = _status("VmRSS")
+            call()
+            os.write(write, str(_status("VmHWM") - before).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return int(answer) if answer else None
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status") as file:
+        (line,) = (line for line in file if line.startswith(name + ":"))
+    return 1024 * int(line.split()[1])
+
+
+def output_size(output: Any) -> int:
+    items = output if isinstance(output, tuple) else (output,)
+    return sum(item.nbytes for item in items if hasattr(item, "nbytes"))
+
+
+# ------------------------------------------------------------------------------------------ a case
+
+
+def prepare(case: Case, wanted: tuple[str, ...] = (), memory: bool = False) -> list[Runner]:
+    """Inputs made, providers gated; raises GateError at the first that is wrong."""
+    inputs = [make_inputs(case, seed) for seed in range(copies_of(case))]
+    answers = [OPS[case.op].answer(case, *inputs[i]) for i in range(GATED_COPIES)]
+    runners = []
+    for provider in providers_of(case, wanted):
+        arguments = [provider.prepare(*item) for item in inputs]
+        for answer, args, item in zip(answers, arguments, inputs, strict=False):
+            output = provider.call(*args)
+            gate = check(provider, case, answer, output, item)
+        runner = Runner(provider, arguments, gate)
+        if memory and case.elements >= 2**16 and torch.get_num_threads() == 1:
+            runner.output_bytes = output_size(output)
+            runner.peak_bytes = peak_memory(lambda p=provider, a=arguments[0]: p.call(*a))
+        runners.append(runner)
+    return runners
+
+
+def measure(
+    case: Case, wanted: tuple[str, ...] = (), seconds: float = CASE_SECONDS
+) -> list[dict[str, Any]]:
+    """The rows of one case, one per provider, without the facts of the run."""
+    runners = prepare(case, wanted, memory=True)
+    time_rounds(runners, seconds)
+    rows = []
+    for runner in runners:
+        low, median, high = quantiles(runner.samples)
+        rows.append(
+            {
+                "case": case.name,
+                "op": case.op,
+                "batch": case.batch,
+                "n": case.n,
+                "dtype": case.dtype,
+                "values": case.values,
+                "positives": case.positives,
+                "provider": runner.provider.name,
+                "ns_p10": low * 1e9,
+                "ns_p50": median * 1e9,
+                "ns_p90": high * 1e9,
+                "samples": len(runner.samples),
+                "calls_per_sample": runner.calls,
+                "inputs_rotated": len(runner.arguments),
+                "floor_bytes": floor_bytes(case),
+                "peak_bytes": runner.peak_bytes,
+                "output_bytes": runner.output_bytes,
+                "gate": runner.gate,
+                "note": runner.provider.note,
+            }
+        )
+    return rows

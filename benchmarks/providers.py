@@ -1,0 +1,354 @@
+"""Who is measured: ours and the competitors, each declared once per op.
+
+A provider turns an op's inputs into the arguments of ``call``, which alone is timed; ``finish``
+turns what it returns into the op's answer, for the gate.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import rankreg_ext
+from rankreg_ext import reference
+
+from . import baselines as b
+from .cases import Case
+from .training import Trainer
+
+OURS = "rankreg_ext"
+
+
+def optional(name: str) -> ModuleType | None:
+    """The module, None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+scipy_stats = optional("scipy.stats")
+bottleneck = optional("bottleneck")
+torchsort = optional("torchsort")
+compat = optional("rankreg_ext.compat.scipy_stats")
+
+
+def _as_is(*inputs: Any) -> tuple:
+    return inputs
+
+
+def _identity(output: Any, *inputs: Any) -> Any:
+    return output
+
+
+@dataclass(frozen=True)
+class Provider:
+    """``call(*prepare(case, *inputs))`` is what is timed.
+
+    Attributes:
+        finish: ``finish(output, *inputs)``, the op's answer; None if the provider computes
+            something else, which ``note`` then explains.
+        exact_ties: follows the op's rule for equal scores; otherwise it must agree elsewhere.
+        dtypes: those it takes.
+        limit: elements beyond which it is left out.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    prepare: Callable[..., tuple] = _as_is
+    finish: Callable[..., Any] | None = _identity
+    exact_ties: bool = False
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float64")
+    limit: int = 20_000_000
+    note: str = ""
+
+    def takes(self, case: Case) -> bool:
+        return case.dtype in self.dtypes and case.elements <= self.limit
+
+
+UNLIMITED = 2**40
+NUMPY = ("float32", "float64")
+TORCH_RANKS = {"double_argsort": b.double_argsort, "argsort_scatter": b.argsort_scatter}
+
+
+def ours(call: Callable, prepare: Callable = _as_is, **facts: Any) -> Provider:
+    return Provider(OURS, call, prepare, exact_ties=True, limit=UNLIMITED, **facts)
+
+
+def _array(*inputs: Tensor) -> tuple:
+    return tuple(x.numpy() for x in inputs)
+
+
+def _list(x: Tensor) -> tuple:
+    """One list as a vector, several as a matrix."""
+    return (x.squeeze(0).numpy(),)
+
+
+def _leaf(x: Tensor, *rest: Tensor) -> tuple:
+    return (x.clone().requires_grad_(), *rest)
+
+
+def _tensor(output: np.ndarray, *inputs: Tensor) -> Tensor:
+    return torch.from_numpy(output)
+
+
+def _reverse(output: Any, x: Tensor) -> Tensor:
+    """Ascending ranks, ties at their worst, as descending ranks, ties at their best."""
+    return x.shape[-1] + 1 - torch.as_tensor(output)
+
+
+# ------------------------------------------------------------------------------------------- rank
+
+
+def _rank_providers() -> list[Provider]:
+    providers = [
+        ours(rankreg_ext.rank),
+        *(Provider(name, rank) for name, rank in TORCH_RANKS.items()),
+        Provider(
+            "torch.sort",
+            lambda x: x.sort(-1, descending=True),
+            finish=lambda out, x: b.scatter_places(out.indices, x),
+            note="the sort alone, no ranks made",
+        ),
+        Provider("numpy.argsort", b.numpy_argsort, _array, _tensor, dtypes=NUMPY),
+        Provider("packed_sort", b.packed_sort, _array, _tensor, dtypes=("float32",)),
+        Provider(
+            "packed_sort_alone",
+            partial(np.sort, axis=-1),
+            lambda x: (b.pack(x.numpy()),),
+            lambda out, x: _tensor(b.numpy_scatter(b.unpack(out), x.numpy())),
+            dtypes=("float32",),
+            note="np.sort of ready packed keys, a lower bound of that method; no ranks made",
+        ),
+    ]
+    if scipy_stats:
+        call = partial(scipy_stats.rankdata, method="max", axis=-1)
+        providers.append(
+            Provider("scipy", call, _array, _reverse, True, NUMPY, note="ascending ranks")
+        )
+    if bottleneck:
+        note = "ascending ranks, average ties"
+        call = partial(bottleneck.rankdata, axis=-1)
+        providers.append(Provider("bottleneck", call, _array, _reverse, dtypes=NUMPY, note=note))
+    if torchsort:
+        note = "another function: soft ranks by isotonic regression"
+        providers.append(
+            Provider("torchsort", torchsort.soft_rank, finish=None, dtypes=NUMPY[:1],
+                     limit=200_000, note=note)
+        )  # fmt: skip
+    return providers
+
+
+def _rankdata_providers() -> list[Provider]:
+    note = "ordinal ranks"
+    providers = [
+        Provider("numpy.argsort", partial(b.numpy_argsort, ascending=True), _list, _tensor,
+                 dtypes=NUMPY, note=note),
+    ]  # fmt: skip
+    if compat:
+        providers.insert(0, ours(compat.rankdata, _list, finish=_tensor, dtypes=NUMPY))
+    if scipy_stats:
+        call = partial(scipy_stats.rankdata, axis=-1)
+        providers.append(Provider("scipy", call, _list, _tensor, True, NUMPY))
+    if bottleneck:
+        call = partial(bottleneck.rankdata, axis=-1)
+        providers.append(Provider("bottleneck", call, _list, _tensor, True, NUMPY))
+    return providers
+
+
+# --------------------------------------------------------------------------------------- blackbox
+
+
+def _leaf_and_gradient(x: Tensor, g: Tensor) -> tuple:
+    """The gradient that arrives has the ranks' dtype."""
+    return (*_leaf(x), g.to(reference.rank_dtype(x.dtype, x.shape[-1])))
+
+
+def _kept_graph(x: Tensor, g: Tensor) -> tuple:
+    leaf, g = _leaf_and_gradient(x, g)
+    return rankreg_ext.blackbox_rank(leaf, b.LAM), leaf, g
+
+
+def _graph_backward(output: Tensor, leaf: Tensor, g: Tensor | None = None) -> Tensor:
+    """Backward alone, through autograd, on a graph that stays."""
+    return torch.autograd.grad(output, leaf, g, retain_graph=True)[0]
+
+
+def _step(rank: Callable, leaf: Tensor, g: Tensor) -> Tensor:
+    leaf.grad = None
+    rank(leaf).backward(g)
+    return leaf.grad
+
+
+def _with_ranks(x: Tensor, *rest: Tensor) -> tuple:
+    return x, rest[-1], b.argsort_scatter(x)
+
+
+def _blackbox_backward_providers() -> list[Provider]:
+    return [
+        ours(_graph_backward, _kept_graph, note="through autograd"),
+        *(
+            Provider(name, partial(b.blackbox_backward, rank), _with_ranks)
+            for name, rank in TORCH_RANKS.items()
+        ),
+    ]
+
+
+def _blackbox_step_providers() -> list[Provider]:
+    def plain(rank: Callable) -> Callable:
+        return lambda x: b.BlackboxRanker.apply(x, rank)
+
+    providers = [
+        ours(partial(_step, lambda x: rankreg_ext.blackbox_rank(x, b.LAM)), _leaf_and_gradient),
+        *(
+            Provider(name, partial(_step, plain(rank)), _leaf_and_gradient)
+            for name, rank in TORCH_RANKS.items()
+        ),
+    ]
+    if torchsort:
+        note = "another function: soft ranks by isotonic regression"
+        providers.append(
+            Provider("torchsort", partial(_step, torchsort.soft_rank), _leaf_and_gradient, None,
+                     dtypes=NUMPY[:1], limit=200_000, note=note)
+        )  # fmt: skip
+    return providers
+
+
+# -------------------------------------------------------------------------------- a few positives
+
+
+def _positive_ranks_providers() -> list[Provider]:
+    return [
+        ours(rankreg_ext.positive_ranks),
+        Provider("searchsorted", b.positive_ranks_by_search, exact_ties=True, limit=UNLIMITED),
+        *(
+            Provider(name, partial(b.positive_ranks_by_rank, rank))
+            for name, rank in TORCH_RANKS.items()
+        ),
+    ]
+
+
+def _ranks_graph(x: Tensor, positives: Tensor, g: Tensor) -> tuple:
+    (leaf,) = _leaf(x)
+    return rankreg_ext.positive_ranks(leaf, positives, lam=b.LAM), leaf, g
+
+
+def _positive_ranks_backward_providers() -> list[Provider]:
+    def searched(x: Tensor, positives: Tensor, g: Tensor) -> tuple:
+        return x, positives, g, b.counted_ranks(x, b.at(positives, x))
+
+    return [
+        ours(_graph_backward, _ranks_graph, note="through autograd"),
+        Provider("searchsorted", b.positive_ranks_backward_by_search, searched, exact_ties=True,
+                 limit=UNLIMITED),
+        *(
+            Provider(name, partial(b.blackbox_backward, rank), _with_ranks)
+            for name, rank in TORCH_RANKS.items()
+        ),
+    ]  # fmt: skip
+
+
+def _plain_loss(rank: Callable | None) -> Callable:
+    return lambda x, positives: b.PlainRankReg.apply(x, positives, rank)
+
+
+_loss = partial(rankreg_ext.rankreg_loss, lam=b.LOSS_LAM)
+LOSS_METHODS: dict[str, Callable | None] = {"searchsorted": None, **TORCH_RANKS}
+
+
+def _loss_providers() -> list[Provider]:
+    return [
+        ours(_loss),
+        *(
+            Provider(name, _plain_loss(rank), exact_ties=rank is None,
+                     limit=UNLIMITED if rank is None else Provider.limit)
+            for name, rank in LOSS_METHODS.items()
+        ),
+    ]  # fmt: skip
+
+
+def _loss_backward_providers() -> list[Provider]:
+    def ours_kept(x: Tensor, positives: Tensor) -> tuple:
+        (leaf,) = _leaf(x)
+        return _loss(leaf, positives), leaf
+
+    def searched(x: Tensor, positives: Tensor) -> tuple:
+        return x, positives, b.counted_ranks(x, b.at(positives, x))
+
+    def ranked(x: Tensor, positives: Tensor) -> tuple:
+        ranks = b.argsort_scatter(x)
+        return x, positives, b.at(positives, ranks), ranks
+
+    return [
+        ours(_graph_backward, ours_kept, note="through autograd"),
+        Provider("searchsorted", b.loss_backward_by_search, searched, exact_ties=True,
+                 limit=UNLIMITED),
+        *(
+            Provider(name, partial(b.loss_backward_by_rank, rank), ranked)
+            for name, rank in TORCH_RANKS.items()
+        ),
+    ]  # fmt: skip
+
+
+def _loss_step_providers() -> list[Provider]:
+    def step(loss: Callable, leaf: Tensor, positives: Tensor) -> Tensor:
+        leaf.grad = None
+        loss(leaf, positives).backward()
+        return leaf.grad
+
+    return [
+        ours(partial(step, _loss), _leaf),
+        *(
+            Provider(name, partial(step, _plain_loss(rank)), _leaf, exact_ties=rank is None)
+            for name, rank in LOSS_METHODS.items()
+        ),
+    ]
+
+
+def _training_providers(case: Case) -> list[Provider]:
+    """Trainers hold their network, so each call is the next step of a training run."""
+    plain = {"no_rank_loss": None, "plain_argsort": _plain_loss(b.double_argsort)}
+    providers = []
+    for name, loss in {OURS: _loss, **plain}.items():
+        trainer = Trainer(case.values, loss)
+        providers.append(
+            Provider(
+                name,
+                trainer.step,
+                finish=(lambda out, *inputs, t=trainer: t.fresh_gradients(*inputs))
+                if loss
+                else None,
+                note="" if loss else "the step without a rank loss, for comparison",
+            )
+        )
+    return providers
+
+
+PROVIDERS: dict[str, Callable[..., list[Provider]]] = {
+    "rank": _rank_providers,
+    "blackbox_backward": _blackbox_backward_providers,
+    "blackbox_step": _blackbox_step_providers,
+    "positive_ranks": _positive_ranks_providers,
+    "positive_ranks_backward": _positive_ranks_backward_providers,
+    "rankreg_loss": _loss_providers,
+    "rankreg_loss_backward": _loss_backward_providers,
+    "rankreg_loss_step": _loss_step_providers,
+    "rankdata": _rankdata_providers,
+}
+
+
+def providers_of(case: Case, wanted: tuple[str, ...] = ()) -> list[Provider]:
+    """The providers that take the case, ours first; only those wanted if any are named."""
+    if case.op == "training_step":
+        found = _training_providers(case)
+    else:
+        found = PROVIDERS[case.op]()
+    return [p for p in found if p.takes(case) and (not wanted or p.name in wanted)]
