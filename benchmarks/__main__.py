@@ -74,7 +74,7 @@ def selected(options: argparse.Namespace) -> list[cases.Case]:
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """One process for each instruction set and number of threads, since libraries read both once."""
+    """A process for each instruction set and number of threads: libraries read both once."""
     from . import machine
 
     isas = {"best": machine.isas()[-1:], "all": machine.isas()[::-1]}.get(options.isa)

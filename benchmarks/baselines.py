@@ -80,9 +80,7 @@ def moved(x: Tensor, g: Tensor) -> Tensor:
 
 
 def blackbox_backward(rank: Callable, x: Tensor, g: Tensor, ranks: Tensor) -> Tensor:
-    """``(rk(x + lam g) - rk(x)) / lam``: Vlastelica et al. 2020, algorithm 1; Rolinek et al. 2020
-    for ranks.
-    """
+    """``(rk(x + lam g) - rk(x)) / lam``, as published (Vlastelica et al. 2020, algorithm 1)."""
     return ((rank(moved(x, g)) - ranks) / LAM).to(x.dtype)
 
 

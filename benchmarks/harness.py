@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +25,11 @@ from .cases import Case
 from .ops import OPS, Answer, floor_bytes, make_inputs
 from .providers import OURS, Provider, providers_of
 
-ROTATED_ELEMENTS = 2**18  # in all copies of an input together, at least,
-MOST_COPIES = 1024  # unless that takes more copies than these,
+ROTATED_ELEMENTS = 2**16  # in all copies of an input together, at least,
+MOST_COPIES = 256  # unless that takes more copies than these,
 ROTATED_BYTES = 2**30  # or more memory than this
 GATED_COPIES = 2
+MEMORY_ELEMENTS = 2**16  # below them pages are too coarse a measure
 
 SAMPLE_SECONDS = 2e-4
 ROUNDS = 40
@@ -98,7 +100,7 @@ class Runner:
 
     provider: Provider
     arguments: list[tuple]
-    gate: str
+    gate: str = "not compared"
     peak_bytes: int | None = None
     output_bytes: int | None = None
     calls: int = 1
@@ -116,12 +118,12 @@ class Runner:
             call(*arguments)
         return (time.perf_counter() - start) / self.calls
 
-    def calibrate(self, seconds: float) -> None:
+    def calibrate(self, seconds: float, sample_seconds: float = SAMPLE_SECONDS) -> None:
         """Choose calls per sample, and rounds to take part in, to last about ``seconds``."""
         once = self.sample()
         if once < 0.01:
             once = min(once, self.sample(), self.sample())
-        self.calls = max(1, min(100_000, round(SAMPLE_SECONDS / max(once, 1e-9))))
+        self.calls = max(1, min(100_000, round(sample_seconds / max(once, 1e-9))))
         wanted = seconds / (self.calls * once)
         self.stride = max(1, min(ROUNDS // FEWEST_SAMPLES, int(ROUNDS / max(wanted, 1e-9))))
 
@@ -203,20 +205,21 @@ def output_size(output: Any) -> int:
 # ------------------------------------------------------------------------------------------ a case
 
 
-def prepare(case: Case, wanted: tuple[str, ...] = (), memory: bool = False) -> list[Runner]:
+def prepare(
+    case: Case, wanted: tuple[str, ...] = (), *, gate: bool = True, memory: bool = False
+) -> list[Runner]:
     """Inputs made, providers gated; raises GateError at the first that is wrong."""
     inputs = [make_inputs(case, seed) for seed in range(copies_of(case))]
-    answers = [OPS[case.op].answer(case, *inputs[i]) for i in range(GATED_COPIES)]
+    answers = [OPS[case.op].answer(case, *item) for item in inputs[: GATED_COPIES * gate]]
     runners = []
     for provider in providers_of(case, wanted):
-        arguments = [provider.prepare(*item) for item in inputs]
-        for answer, args, item in zip(answers, arguments, inputs, strict=False):
-            output = provider.call(*args)
-            gate = check(provider, case, answer, output, item)
-        runner = Runner(provider, arguments, gate)
-        if memory and case.elements >= 2**16 and torch.get_num_threads() == 1:
-            runner.output_bytes = output_size(output)
-            runner.peak_bytes = peak_memory(lambda p=provider, a=arguments[0]: p.call(*a))
+        runner = Runner(provider, [provider.prepare(*item) for item in inputs])
+        for answer, arguments, item in zip(answers, runner.arguments, inputs, strict=False):
+            runner.gate = check(provider, case, answer, provider.call(*arguments), item)
+        if memory and case.elements >= MEMORY_ELEMENTS and torch.get_num_threads() == 1:
+            call = partial(provider.call, *runner.arguments[0])
+            runner.output_bytes = output_size(call())
+            runner.peak_bytes = peak_memory(call)
         runners.append(runner)
     return runners
 
