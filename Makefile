@@ -2,7 +2,7 @@
 #
 #   make demo      trains with and without RankReg, prints the table, saves results and plots
 #   make test      lint, all tests with coverage, the C++ tests under sanitizers
-#   make bench     benchmarks
+#   make bench     benchmarks, under ten minutes; table and plots in runs/bench
 #   make sanitize  the C++ tests alone
 #   make lint      ruff and clang-format, as they stand in requirements-dev.txt
 #   make format    lets both rewrite
@@ -25,7 +25,7 @@ BUILD_SOURCES := setup.py pyproject.toml rankreg_ext/_version.py \
     $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 CXX_SOURCES = $(shell git ls-files -co --exclude-standard -- '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: demo test bench lint format sanitize clean
+.PHONY: demo test bench bench-pytest lint format sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)
@@ -35,8 +35,13 @@ test: lint $(BUILT)
 	$(PYTEST) -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 	$(MAKE) --no-print-directory sanitize
 
+# A second call goes on where an interrupted one stopped; ARGS="--out elsewhere" starts anew.
 bench: $(DEV) $(BUILT)
-	$(PYTEST) benchmarks --benchmark-only $(ARGS)
+	$(BIN)/python -m benchmarks run --resume $(ARGS)
+	$(BIN)/python -m benchmarks report
+
+bench-pytest: $(DEV) $(BUILT)
+	$(PYTEST) benchmarks/bench_ops.py --benchmark-only $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

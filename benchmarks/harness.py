@@ -28,7 +28,7 @@ from .providers import OURS, Provider, providers_of
 ROTATED_ELEMENTS = 2**16  # in all copies of an input together, at least,
 MOST_COPIES = 256  # unless that takes more copies than these,
 ROTATED_BYTES = 2**30  # or more memory than this
-GATED_COPIES = 2
+GATED_ELEMENTS = 2**16  # in the inputs that the gate looks at together, at least
 MEMORY_ELEMENTS = 2**16  # below them pages are too coarse a measure
 
 SAMPLE_SECONDS = 2e-4
@@ -210,16 +210,17 @@ def prepare(
 ) -> list[Runner]:
     """Inputs made, providers gated; raises GateError at the first that is wrong."""
     inputs = [make_inputs(case, seed) for seed in range(copies_of(case))]
-    answers = [OPS[case.op].answer(case, *item) for item in inputs[: GATED_COPIES * gate]]
+    gated = inputs[: -(-GATED_ELEMENTS // case.elements)] if gate else []
+    answers = [OPS[case.op].answer(case, *item) for item in gated]
     runners = []
     for provider in providers_of(case, wanted):
         runner = Runner(provider, [provider.prepare(*item) for item in inputs])
-        for answer, arguments, item in zip(answers, runner.arguments, inputs, strict=False):
-            runner.gate = check(provider, case, answer, provider.call(*arguments), item)
+        for answer, arguments, item in zip(answers, runner.arguments, gated, strict=False):
+            output = provider.call(*arguments)
+            runner.gate = check(provider, case, answer, output, item)
         if memory and case.elements >= MEMORY_ELEMENTS and torch.get_num_threads() == 1:
-            call = partial(provider.call, *runner.arguments[0])
-            runner.output_bytes = output_size(call())
-            runner.peak_bytes = peak_memory(call)
+            runner.output_bytes = output_size(output)
+            runner.peak_bytes = peak_memory(partial(provider.call, *runner.arguments[0]))
         runners.append(runner)
     return runners
 

@@ -355,8 +355,10 @@ def training(results: Results, isa: str, threads: int) -> tuple[bytes, str] | No
     axes.set_xticks([0, 25, 50, 75, 100])
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_title("Rank loss in a training step (grey: the rest): " + _subtitle(results, isa, threads),
-                   fontsize=9.5, x=-0.35)  # fmt: skip
+    figure.suptitle(
+        "Rank loss in a training step (grey: the rest): " + _subtitle(results, isa, threads),
+        fontsize=9.5,
+    )
     return png(figure), "Share of a training step that the rank loss takes"
 
 

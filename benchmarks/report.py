@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -250,18 +249,15 @@ def machine_facts(run: Row) -> str:
     clock = f"{run['clock_ghz']:.2f} GHz" if run["clock_ghz"] else "unknown"
     variables = " ".join(f"{k}={v!r}" for k, v in run["variables"].items())
     commit = (run["commit"] or "unknown")[:12] + (" with local changes" if run["dirty"] else "")
-    return "\n".join(
-        [
-            f"- {run['cpu']} (family/model {run['cpu_family_model']}), {run['logical_cores']} logical"
-            f" cores, L2 {run['l2_cache']}, {run['memory_gib']} GiB; {run['system']}; clock {clock}"
-            f" (measured), governor {run['governor'] or 'not told'};"
-            f" copy {run['copy_gb_per_s']:.1f} GB/s (bytes read and written, measured)",
-            f"- instruction set {run['isa']} of {', '.join(run['isas'])}; {run['threads']} thread(s)"
-            f" on core(s) {', '.join(map(str, run['cores'])) or 'not bound'}; {variables}",
-            f"- rankreg_ext {run['rankreg_ext']}, commit {commit}; {run['compiler']}, `{run['flags']}`",
-            f"- Python {run['python']}; {libraries}; {run['date']}",
-        ]
-    )
+    cores = ", ".join(map(str, run["cores"])) or "any"
+    return f"""\
+- {run["cpu"]} (family/model {run["cpu_family_model"]}), {run["logical_cores"]} logical cores,
+  L2 {run["l2_cache"]}, {run["memory_gib"]} GiB; {run["system"]}; governor {run["governor"]};
+  measured: clock {clock}, copy {run["copy_gb_per_s"]:.1f} GB/s read and written
+- instruction set {run["isa"]} of {", ".join(run["isas"])}; threads {run["threads"]}, core {cores};
+  {variables}
+- rankreg_ext {run["rankreg_ext"]}, commit {commit}; {run["compiler"]}; `{run["flags"]}`
+- Python {run["python"]}; {libraries}; {run["date"]}"""
 
 
 def write_report(folders: Sequence[Path], out: Path) -> str:
@@ -299,6 +295,4 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
         parts += ["## Notes on providers", ""]
         parts += [f"- {p}, {op}: {note}" for p, op, note in sorted(notes)] + [""]
     (out / "report.md").write_text("\n".join(parts), encoding="utf-8")
-    count = len(results.rows)
-    median = statistics.median(row["samples"] for row in results.rows)
-    return f"{out / 'report.md'}: {count} rows, {median:g} samples each in the median; {', '.join(pictures)}"
+    return f"{out / 'report.md'}, {', '.join(pictures)}: {len(results.rows)} rows"

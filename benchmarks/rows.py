@@ -94,7 +94,7 @@ def validate(record: dict[str, Any]) -> dict[str, Any]:
 
 def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """All records or none: one write, then a flush to the disk."""
-    text = "".join(json.dumps(validate(record)) + "\n" for record in records)
+    text = "".join(json.dumps(validate(record), allow_nan=False) + "\n" for record in records)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(text)
