@@ -45,7 +45,7 @@ GRID = [
     *((1, n) for n in (64, 128, 256, 512, 1024, 4096, 16384, 100_000, MILLION)),
     *((64, n) for n in (32, 64, 128, 256, 1024, 4096, 16384)),
     *((1024, n) for n in (64, 128, 256, 1024, 4096)),
-    *((4096, n) for n in (64, 256, 1024)),
+    *((4096, n) for n in (64, 128, 256, 1024)),
 ]
 FEW = [(1, 256), (64, 128), (64, 1024), (1, MILLION)]
 BACKWARD = [(1, 256), (64, 128), (1024, 128), (256, 256), (64, 1024), (16, 4096)]
@@ -80,10 +80,11 @@ def standard() -> list[Case]:
           for n in GROWTH for p in RARE for s in ("", "_backward")),
         *(Case(f"rankreg_loss{s}", b, 1024, positives=16)
           for s in ("", "_backward", "_step") for b in (64, 4096)),
+        *(Case(f"rankreg_loss{s}", 1, 64, positives=8) for s in ("", "_backward")),
         *(Case("rankreg_loss_step", 1, n, positives=8) for n in (64, 256, 1024, MILLION)),
         # NumPy
         *(Case("rankdata", 1, n, d) for n in (10, 100, 1000, 10_000, 100_000, MILLION)
-          for d in ("float64", "float32")),
+          for d in ("float32", "float64")),
         Case("rankdata", 64, 1024, "float64"),
         Case("rankdata", 1, MILLION, "float64", "tied"),
         # what a training loop pays
@@ -182,6 +183,7 @@ class Target:
     unit: str
     limit: float
     limits: tuple[tuple[str, float], ...] = ()  # on an instruction set that has a limit of its own
+    provider: str = "rankreg_ext"
 
     def on(self, isa: str) -> float:
         return dict(self.limits).get(isa, self.limit)
@@ -227,7 +229,11 @@ TARGETS: tuple[Target, ...] = (
            _many("rankreg_loss_step", (1, 256), positives=8), "us/call", 15.0),
     Target("one call, n = 256, blackbox forward and backward",
            _many("blackbox_step", (1, 256)), "us/call", 15.0),
-    Target("one call from NumPy, n = 10", (Case("rankdata", 1, 10, "float64"),), "us/call", 2.0),
+    Target("one call from NumPy, rankdata", _many("rankdata", (1, 10)), "us/call", 2.0),
+    Target("one call from NumPy, rank", _many("rank", (1, 64)), "us/call", 2.0,
+           provider="rankreg_ext.arrays"),
+    Target("one call from NumPy, loss", _many("rankreg_loss", (1, 64), positives=8), "us/call",
+           2.0, provider="rankreg_ext.arrays"),
     *(Target(f"growth of time / n, 1e4 to 1e8, {what}, P = {p}",
              _many(op, *((1, n) for n in (*GROWTH, 100 * MILLION)), positives=p), "x spread", 1.3)
       for what, op in (("loss", "rankreg_loss"), ("its backward", "rankreg_loss_backward"))

@@ -124,6 +124,7 @@ def serve(isa: str, threads: int) -> None:
     import rankreg_ext
 
     from . import harness, machine
+    from .providers import OURS
 
     machine.pin(threads)
     machine.use_isa(machine.isas()[-1] if isa == "best" else isa)
@@ -139,7 +140,7 @@ def serve(isa: str, threads: int) -> None:
         order = json.loads(line)
         if "case" in order:
             runner = None  # frees the inputs of the last one
-            found = harness.prepare(Case(**order["case"]), (harness.OURS,), gate=order["gate"])
+            found = harness.prepare(Case(**order["case"]), (OURS,), gate=order["gate"])
             if found:
                 runner = found[0]
                 runner.calibrate(1.0, SAMPLE_SECONDS)

@@ -19,16 +19,19 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
+from PIL import Image
 
 if TYPE_CHECKING:
     from .report import Results
 
+from .providers import OURS, OURS_NUMPY
+
 Row = dict[str, Any]
-OURS = "rankreg_ext"
 
 # name: label, colour, marker, line
 STYLE: dict[str, tuple[str, str, str, str]] = {
     OURS: ("rankreg_ext", "#000000", "o", "-"),
+    OURS_NUMPY: ("rankreg_ext, from NumPy", "#000000", "", ":"),
     "double_argsort": ("torch, argsort twice", "#D55E00", "s", "-"),
     "argsort_scatter": ("torch, argsort + scatter", "#E69F00", "D", "-"),
     "torch.sort": ("torch.sort alone", "#E69F00", "", ":"),
@@ -61,11 +64,12 @@ plt.rcParams.update(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure's bytes; the figure is closed. No date and no version enters them."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    """The figure's bytes, with a palette of 128 colours; the figure is closed."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=110)
     plt.close(figure)
-    return buffer.getvalue()
+    Image.open(full).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def plain(value: float, _: Any = None) -> str:
@@ -81,6 +85,9 @@ def _log_axes(axes: Axes, x: str, y: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(_power))
     axes.yaxis.set_major_formatter(FuncFormatter(plain))
     axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if high / low < 1000 else (1,)
+    axes.yaxis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
     axes.minorticks_off()
 
 
@@ -128,7 +135,10 @@ def _shared_legend(figure: Figure, panels: list[Axes], columns: int) -> None:
         entries.update(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     order = [style[0] for style in STYLE.values() if style[0] in entries]
     figure.legend(
-        [entries[name] for name in order], order, loc="outside lower center", ncols=columns
+        [entries[name] for name in order],
+        order,
+        loc="outside lower center",
+        ncols=columns if len(panels) > 1 else 2,
     )
 
 
@@ -178,7 +188,7 @@ def speedup_map(results: Results, isa: str, threads: int) -> tuple[bytes, str] |
     if len(batches) < 2 or not rivals:
         return None
     figure, panels = plt.subplots(
-        1, len(rivals), figsize=(4.3 * len(rivals) + 1.0, 3.1), sharey=True, squeeze=False,
+        1, len(rivals), figsize=(3.5 * len(rivals) + 0.8, 3.4), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     norm = TwoSlopeNorm(0, -np.log2(4), np.log2(64))
@@ -291,6 +301,7 @@ def roofline(results: Results, isa: str, threads: int) -> tuple[bytes, str] | No
     if not found:
         return None
     copy = results.run_of(isa, threads)["copy_gb_per_s"]
+    named = set()
     figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
     for op, (label, colour, marker) in ROOFLINE.items():
         lines: dict[int, list[tuple[int, float]]] = {}
@@ -304,8 +315,9 @@ def roofline(results: Results, isa: str, threads: int) -> tuple[bytes, str] | No
             points = sorted(lines[positives])
             axes.plot(
                 *zip(*points, strict=True), color=colour, marker=marker, lw=1.6, ms=5,
-                markeredgecolor="white", label=label if positives == min(lines) else None,
+                markeredgecolor="white", label=None if label in named else label,
             )  # fmt: skip
+            named.add(label)
             if positives:
                 axes.annotate(
                     f"P={positives}", points[-1], xytext=(6, -3), textcoords="offset points",

@@ -25,6 +25,7 @@ from .cases import Case
 from .training import Trainer
 
 OURS = "rankreg_ext"
+OURS_NUMPY = "rankreg_ext.arrays"
 
 
 def optional(name: str) -> ModuleType | None:
@@ -39,6 +40,11 @@ scipy_stats = optional("scipy.stats")
 bottleneck = optional("bottleneck")
 torchsort = optional("torchsort")
 compat = optional("rankreg_ext.compat.scipy_stats")
+arrays = optional("rankreg_ext.arrays")
+
+
+def is_ours(name: str) -> bool:
+    return name in (OURS, OURS_NUMPY)
 
 
 def _as_is(*inputs: Any) -> tuple:
@@ -80,7 +86,11 @@ TORCH_RANKS = {"double_argsort": b.double_argsort, "argsort_scatter": b.argsort_
 
 
 def ours(call: Callable, prepare: Callable = _as_is, **facts: Any) -> Provider:
-    return Provider(OURS, call, prepare, exact_ties=True, limit=UNLIMITED, **facts)
+    return Provider(OURS, call, prepare, **{"exact_ties": True, "limit": UNLIMITED, **facts})
+
+
+def _ours_numpy(call: Callable) -> Provider:
+    return Provider(OURS_NUMPY, call, _array, _tensor, True, NUMPY, note="from NumPy arrays")
 
 
 def _array(*inputs: Tensor) -> tuple:
@@ -96,8 +106,8 @@ def _leaf(x: Tensor, *rest: Tensor) -> tuple:
     return (x.clone().requires_grad_(), *rest)
 
 
-def _tensor(output: np.ndarray, *inputs: Tensor) -> Tensor:
-    return torch.from_numpy(output)
+def _tensor(output: Any, *inputs: Tensor) -> Tensor:
+    return torch.as_tensor(output)
 
 
 def _reverse(output: Any, x: Tensor) -> Tensor:
@@ -129,6 +139,8 @@ def _rank_providers() -> list[Provider]:
             note="np.sort of ready packed keys, a lower bound of that method; no ranks made",
         ),
     ]
+    if arrays:
+        providers.insert(1, _ours_numpy(arrays.rank))
     if scipy_stats:
         call = partial(scipy_stats.rankdata, method="max", axis=-1)
         providers.append(
@@ -154,7 +166,8 @@ def _rankdata_providers() -> list[Provider]:
                  dtypes=NUMPY, note=note),
     ]  # fmt: skip
     if compat:
-        providers.insert(0, ours(compat.rankdata, _list, finish=_tensor, dtypes=NUMPY))
+        call = partial(compat.rankdata, axis=-1)
+        providers.insert(0, ours(call, _list, finish=_tensor, dtypes=NUMPY))
     if scipy_stats:
         call = partial(scipy_stats.rankdata, axis=-1)
         providers.append(Provider("scipy", call, _list, _tensor, True, NUMPY))
@@ -265,14 +278,13 @@ LOSS_METHODS: dict[str, Callable | None] = {"searchsorted": None, **TORCH_RANKS}
 
 
 def _loss_providers() -> list[Provider]:
-    return [
-        ours(_loss),
-        *(
-            Provider(name, _plain_loss(rank), exact_ties=rank is None,
-                     limit=UNLIMITED if rank is None else Provider.limit)
-            for name, rank in LOSS_METHODS.items()
-        ),
-    ]  # fmt: skip
+    providers = [ours(_loss)]
+    if arrays:
+        providers.append(_ours_numpy(partial(arrays.rankreg_loss, lam=b.LOSS_LAM)))
+    for name, rank in LOSS_METHODS.items():
+        facts = {"exact_ties": True, "limit": UNLIMITED} if rank is None else {}
+        providers.append(Provider(name, _plain_loss(rank), **facts))
+    return providers
 
 
 def _loss_backward_providers() -> list[Provider]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from . import plots, rows
 from .cases import NETWORKS, TARGETS, Case, Target
+from .providers import OURS, is_ours
 
-OURS = "rankreg_ext"
 ISA_ORDER = ("avx512", "avx2", "neon", "baseline", "none")
 
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ def measured(target: Target, results: Results, isa: str) -> list[tuple[str, floa
 
     Cases that were not measured are left out; a ratio or spread needs all of its rows.
     """
-    found = [(case, results.get(case, isa, 1)) for case in target.cases]
+    found = [(case, results.get(case, isa, 1, target.provider)) for case in target.cases]
     have = [(case, row) for case, row in found if row is not None]
     values: list[tuple[str, float, Row | None]] = []
     if target.unit == "x spread":
@@ -172,7 +172,7 @@ def headline_table(results: Results, isa: str, threads: int) -> str:
         ours = found.get(OURS)
         if ours is None or ours["op"] == "training_step":
             continue
-        others = [row for provider, row in found.items() if provider != OURS and is_peer(row)]
+        others = [row for row in found.values() if is_peer(row)]
         best = min(others, key=lambda row: row["ns_p50"], default=None)
         ratio = {provider: row["ns_p50"] / ours["ns_p50"] for provider, row in found.items()}
         size = ours["batch"] * ours["n"]
@@ -194,8 +194,9 @@ def headline_table(results: Results, isa: str, threads: int) -> str:
 
 
 def is_peer(row: Row) -> bool:
-    """Whether it makes the op's whole answer: not a lower bound, not another function."""
-    return row["gate"] != "not compared" and not row["note"].endswith("no ranks made")
+    """Whether another makes the op's whole answer: not a lower bound, not another function."""
+    compared = row["gate"] != "not compared" and not row["note"].endswith("no ranks made")
+    return compared and not is_ours(row["provider"])
 
 
 def _ratio(value: float) -> str:
@@ -209,7 +210,7 @@ def losses(results: Results, isa: str, threads: int) -> list[str]:
     lines = []
     for row in results.at(isa, threads):
         mine = ours.get(row["case"])
-        if mine and row["provider"] != OURS and is_peer(row) and row["ns_p50"] < mine["ns_p50"]:
+        if mine and is_peer(row) and row["ns_p50"] < mine["ns_p50"]:
             if row["op"] == "training_step":
                 continue
             factor = mine["ns_p50"] / row["ns_p50"]
