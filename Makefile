@@ -35,10 +35,10 @@ test: lint $(BUILT)
 	$(PYTEST) -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 	$(MAKE) --no-print-directory sanitize
 
-# A second call goes on where an interrupted one stopped; ARGS="--out elsewhere" starts anew.
+# ARGS=--resume goes on where an interrupted run stopped.
 bench: $(DEV) $(BUILT)
-	$(BIN)/python -m benchmarks run --resume $(ARGS)
-	$(BIN)/python -m benchmarks report
+	$(BIN)/python -m benchmarks run --out runs/bench $(ARGS)
+	$(BIN)/python -m benchmarks report runs/bench
 
 bench-pytest: $(DEV) $(BUILT)
 	$(PYTEST) benchmarks/bench_ops.py --benchmark-only $(ARGS)

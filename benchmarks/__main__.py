@@ -25,7 +25,10 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="measure; rows are appended to OUT/results.jsonl")
     run.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR")
-    run.add_argument("--resume", action="store_true", help="leave out what DIR already holds")
+    run.add_argument(
+        "--resume", action="store_true",
+        help="go on with the results in DIR; otherwise older ones are renamed and kept",
+    )  # fmt: skip
     run.add_argument("--isa", default="best", help="names, comma-separated; best; or all")
     run.add_argument("--threads", default="1", help="numbers, comma-separated; or all")
     run.add_argument("--provider", type=_names, default=(), metavar="NAMES")
@@ -85,7 +88,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         raise ValueError(f"--isa: {sorted(unknown)} not usable here; there are {machine.isas()}")
     path = options.out / "results.jsonl"
     if path.exists() and not options.resume:
-        raise ValueError(f"{path} exists; go on with --resume, or choose another --out")
+        stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
+        path.rename(path.with_name(f"results.{stamp}.jsonl"))
     status = 0
     for isa in isas:
         off = machine.numpy_features_to_disable() if isa == "avx512" else None

@@ -487,7 +487,7 @@ def test_report_without_rows_says_so(tmp_path, capsys):
     assert "no results at" in capsys.readouterr().err
 
 
-# -------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------- command line
 
 TINY = ["--quick", "--match", "^rank/64x128/|^rankdata/"]
 
@@ -500,7 +500,7 @@ def _command(*arguments, cwd=ROOT):
     return done
 
 
-def test_run_resume_and_report(tmp_path, capsys):
+def test_run_resume_and_report(tmp_path):
     out = tmp_path / "out"
     done = _command("run", *TINY, "--out", out, "--provider", f"{OURS},argsort_scatter,bottleneck")
     assert done.returncode == 0, done.stderr
@@ -510,9 +510,6 @@ def test_run_resume_and_report(tmp_path, capsys):
     assert runs[0]["isa"] == machine.isas()[-1]
     assert len({rows.key(row) for row in found}) == len(found) >= 3
     assert all(row["gate"].startswith("equal") for row in found)
-
-    assert cli.main(["run", *TINY, "--out", str(out)]) == 2
-    assert "go on with --resume" in capsys.readouterr().err
 
     # An interruption: the last line is lost, and it alone is measured again.
     lines = path.read_text().splitlines(keepends=True)
@@ -538,6 +535,27 @@ def test_results_of_other_code_are_not_mixed_in(tmp_path):
     rows.append(path, [_row(Case("rank", 1, 64))])
     done = cli._already(path, {**facts, "commit": "c" * 40})
     assert done == {("rank/1x64/float32/normal", OURS, "avx512", 1)}
+
+
+def test_older_results_are_kept_under_another_name(tmp_path, monkeypatch):
+    commands = []
+
+    def process(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", process)
+    path = tmp_path / "results.jsonl"
+    rows.append(path, [_run()])
+    arguments = ["run", *TINY, "--out", str(tmp_path), "--isa", machine.isas()[0]]
+    assert cli.main([*arguments, "--threads", "1,2", "--resume"]) == 0
+    assert path.exists()
+    assert [command[-4:] for command in commands] == [
+        ["--isa", machine.isas()[0], "--threads", threads] for threads in "12"
+    ]
+    assert cli.main(arguments) == 0
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("results.2") and rows.read(kept) == ([_run()], [])
 
 
 def test_misspelt_arguments_are_refused_before_anything_runs(tmp_path, capsys):
