@@ -90,16 +90,12 @@ def ours(call: Callable, prepare: Callable = _as_is, **facts: Any) -> Provider:
 
 
 def _ours_numpy(call: Callable) -> Provider:
-    return Provider(OURS_NUMPY, call, _array, _tensor, True, NUMPY, note="from NumPy arrays")
+    return Provider(OURS_NUMPY, call, _arrays, _tensor, True, NUMPY, note="from NumPy arrays")
 
 
-def _array(*inputs: Tensor) -> tuple:
-    return tuple(x.numpy() for x in inputs)
-
-
-def _list(x: Tensor) -> tuple:
+def _arrays(*inputs: Tensor) -> tuple:
     """One list as a vector, several as a matrix."""
-    return (x.squeeze(0).numpy(),)
+    return tuple(x.squeeze(0).numpy() for x in inputs)
 
 
 def _leaf(x: Tensor, *rest: Tensor) -> tuple:
@@ -128,12 +124,12 @@ def _rank_providers() -> list[Provider]:
             finish=lambda out, x: b.scatter_places(out.indices, x),
             note="the sort alone, no ranks made",
         ),
-        Provider("numpy.argsort", b.numpy_argsort, _array, _tensor, dtypes=NUMPY),
-        Provider("packed_sort", b.packed_sort, _array, _tensor, dtypes=("float32",)),
+        Provider("numpy.argsort", b.numpy_argsort, _arrays, _tensor, dtypes=NUMPY),
+        Provider("packed_sort", b.packed_sort, _arrays, _tensor, dtypes=("float32",)),
         Provider(
             "packed_sort_alone",
             partial(np.sort, axis=-1),
-            lambda x: (b.pack(x.numpy()),),
+            lambda x: (b.pack(*_arrays(x)),),
             lambda out, x: _tensor(b.numpy_scatter(b.unpack(out), x.numpy())),
             dtypes=("float32",),
             note="np.sort of ready packed keys, a lower bound of that method; no ranks made",
@@ -144,12 +140,12 @@ def _rank_providers() -> list[Provider]:
     if scipy_stats:
         call = partial(scipy_stats.rankdata, method="max", axis=-1)
         providers.append(
-            Provider("scipy", call, _array, _reverse, True, NUMPY, note="ascending ranks")
+            Provider("scipy", call, _arrays, _reverse, True, NUMPY, note="ascending ranks")
         )
     if bottleneck:
         note = "ascending ranks, average ties"
         call = partial(bottleneck.rankdata, axis=-1)
-        providers.append(Provider("bottleneck", call, _array, _reverse, dtypes=NUMPY, note=note))
+        providers.append(Provider("bottleneck", call, _arrays, _reverse, dtypes=NUMPY, note=note))
     if torchsort:
         note = "another function: soft ranks by isotonic regression"
         providers.append(
@@ -162,18 +158,18 @@ def _rank_providers() -> list[Provider]:
 def _rankdata_providers() -> list[Provider]:
     note = "ordinal ranks"
     providers = [
-        Provider("numpy.argsort", partial(b.numpy_argsort, ascending=True), _list, _tensor,
+        Provider("numpy.argsort", partial(b.numpy_argsort, ascending=True), _arrays, _tensor,
                  dtypes=NUMPY, note=note),
     ]  # fmt: skip
     if compat:
         call = partial(compat.rankdata, axis=-1)
-        providers.insert(0, ours(call, _list, finish=_tensor, dtypes=NUMPY))
+        providers.insert(0, ours(call, _arrays, finish=_tensor, dtypes=NUMPY))
     if scipy_stats:
         call = partial(scipy_stats.rankdata, axis=-1)
-        providers.append(Provider("scipy", call, _list, _tensor, True, NUMPY))
+        providers.append(Provider("scipy", call, _arrays, _tensor, True, NUMPY))
     if bottleneck:
         call = partial(bottleneck.rankdata, axis=-1)
-        providers.append(Provider("bottleneck", call, _list, _tensor, True, NUMPY))
+        providers.append(Provider("bottleneck", call, _arrays, _tensor, True, NUMPY))
     return providers
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import plots, rows
 from .cases import NETWORKS, TARGETS, Case, Target
+from .compare import geometric_mean
 from .providers import OURS, is_ours
 
 ISA_ORDER = ("avx512", "avx2", "neon", "baseline", "none")
@@ -165,10 +166,7 @@ def headline_table(results: Results, isa: str, threads: int) -> str:
     header = ["case", "ours, us", "ns/element", "p10 - p90"]
     header += ["double argsort", "argsort + scatter", "best other", "who"]
     lines = []
-    by_case: dict[str, dict[str, Row]] = {}
-    for row in results.at(isa, threads):
-        by_case.setdefault(row["case"], {})[row["provider"]] = row
-    for name, found in by_case.items():
+    for name, found in by_case(results.at(isa, threads)).items():
         ours = found.get(OURS)
         if ours is None or ours["op"] == "training_step":
             continue
@@ -191,6 +189,41 @@ def headline_table(results: Results, isa: str, threads: int) -> str:
             ]
         )
     return table(header, lines)
+
+
+def summary_table(results: Results, isa: str, threads: int) -> str:
+    """Per op: geometric mean and range over the cases of the other's time over ours."""
+    rivals = ("double_argsort", "argsort_scatter", "best other")
+    ratios: dict[str, dict[str, list[float]]] = {}
+    for found in by_case(results.at(isa, threads)).values():
+        ours = found.get(OURS)
+        others = [row for row in found.values() if is_peer(row)]
+        if ours is None or not others or ours["op"] == "training_step":
+            continue
+        times = {row["provider"]: row["ns_p50"] for row in others}
+        times["best other"] = min(times.values())
+        of_op = ratios.setdefault(ours["op"], {rival: [] for rival in rivals})
+        for rival in times.keys() & set(rivals):
+            of_op[rival].append(times[rival] / ours["ns_p50"])
+    lines = []
+    for op, of_op in ratios.items():
+        best = of_op["best other"]
+        cells = [f"`{op}`", str(len(best))]
+        for rival in rivals:
+            values = of_op[rival]
+            text = f"{number(geometric_mean(values))}x ({number(min(values))} - " if values else ""
+            cells.append(text + f"{number(max(values))})" if values else "")
+        lines.append([*cells, str(sum(ratio < 1 for ratio in best))])
+    header = ["op", "cases", "over double argsort", "over argsort + scatter", "over the best other"]
+    return table([*header, "cases lost"], lines)
+
+
+def by_case(found: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Rows by provider by case."""
+    grouped: dict[str, dict[str, Row]] = {}
+    for row in found:
+        grouped.setdefault(row["case"], {})[row["provider"]] = row
+    return grouped
 
 
 def is_peer(row: Row) -> bool:
@@ -286,6 +319,7 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     for isa, threads in results.settings():
         parts += [f"## {isa}, {threads} thread{'s' * (threads > 1)}", ""]
         parts += [machine_facts(results.run_of(isa, threads)), ""]
+        parts += [summary_table(results, isa, threads), ""]
         parts += [headline_table(results, isa, threads), ""]
         if lost := losses(results, isa, threads):
             parts += ["Faster than ours:", "", *lost, ""]

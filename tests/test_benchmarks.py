@@ -17,7 +17,7 @@ import rankreg_ext
 from benchmarks import __main__ as cli
 from benchmarks import baselines, cases, compare, harness, machine, ops, plots, report, rows
 from benchmarks.cases import Case
-from benchmarks.providers import OURS, PROVIDERS, Provider
+from benchmarks.providers import OURS, OURS_NUMPY, PROVIDERS, Provider
 from rankreg_ext import reference
 
 ROOT = Path(__file__).parents[1]
@@ -411,6 +411,8 @@ def _results(selection, isas=("avx512",), providers=("argsort_scatter", "double_
             slow = 2.0 if isa == "avx2" else 1.0
             memory = {"peak_bytes": 12 * case.elements, "output_bytes": 4 * case.elements}
             found.append(_row(case, OURS, slow, isa=isa, **memory))
+            if case.op in ("rank", "rankreg_loss"):
+                found.append(_row(case, OURS_NUMPY, slow, isa=isa))
             found += [_row(case, name, 20.0, isa=isa) for name in providers]
             if case.op == "training_step":
                 found[-1]["provider"], found[-2]["provider"] = "plain_argsort", "no_rank_loss"
@@ -472,6 +474,7 @@ def test_report_shows_losses_and_shares(tmp_path):
     assert "**0.500x** | packed_sort |" in text
     assert "| 3.00x | packed_sort |" in text
     assert "75.0 %" in text and "25.0 %" in text
+    assert "| `rank` | 2 |  |  | 1.22x (0.500 - 3.00) | 1 |" in text  # sqrt(0.5 * 3)
     assert not (tmp_path / "out" / "growth.png").exists()
 
 
