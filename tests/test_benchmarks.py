@@ -495,17 +495,17 @@ def test_report_without_rows_says_so(tmp_path, capsys):
 TINY = ["--quick", "--match", "^rank/64x128/|^rankdata/"]
 
 
-def _command(*arguments, cwd=ROOT):
-    done = subprocess.run(
+def _command(*arguments, **environment):
+    return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True,
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
-    return done
 
 
 def test_run_resume_and_report(tmp_path):
     out = tmp_path / "out"
-    done = _command("run", *TINY, "--out", out, "--provider", f"{OURS},argsort_scatter,bottleneck")
+    who = ["--provider", f"{OURS},argsort_scatter,bottleneck"]
+    done = _command("run", *TINY, "--out", out, *who)
     assert done.returncode == 0, done.stderr
     path = out / "results.jsonl"
     runs, found = rows.read(path)
@@ -517,9 +517,8 @@ def test_run_resume_and_report(tmp_path):
     # An interruption: the last line is lost, and it alone is measured again.
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
-    done = _command(
-        "run", *TINY, "--out", out, "--resume", "--provider", f"{OURS},argsort_scatter,bottleneck"
-    )
+    setting = ["--isa", runs[0]["isa"], "--threads", "1"]
+    done = _command("run", *TINY, "--out", out, "--resume", *setting, *who, **{cli.IN_WORKER: "1"})
     assert done.returncode == 0, done.stderr
     kept, again = path.read_text().splitlines(keepends=True), rows.read(path)[1]
     assert kept[: len(lines) - 1] == lines[:-1]
