@@ -106,6 +106,8 @@ class Runner:
     calls: int = 1
     stride: int = 1
     samples: list[float] = field(default_factory=list)
+    wall: float = 0.0  # seconds spent in all samples
+    cpu: float = 0.0  # of which the process had a core
 
     def __post_init__(self):
         self._rotation: Iterator[tuple] = itertools.cycle(self.arguments)
@@ -113,10 +115,13 @@ class Runner:
     def sample(self) -> float:
         """Seconds per call, over the next ``calls`` inputs."""
         call, chunk = self.provider.call, list(itertools.islice(self._rotation, self.calls))
-        start = time.perf_counter()
+        cpu, start = time.process_time(), time.perf_counter()
         for arguments in chunk:
             call(*arguments)
-        return (time.perf_counter() - start) / self.calls
+        seconds = time.perf_counter() - start
+        self.wall += seconds
+        self.cpu += time.process_time() - cpu
+        return seconds / self.calls
 
     def calibrate(self, seconds: float, sample_seconds: float = SAMPLE_SECONDS) -> None:
         """Choose calls per sample, and rounds to take part in, to last about ``seconds``."""
@@ -249,6 +254,7 @@ def measure(
                 "ns_p90": high * 1e9,
                 "samples": len(runner.samples),
                 "calls_per_sample": runner.calls,
+                "cpu_share": round(runner.cpu / runner.wall, 3),
                 "inputs_rotated": len(runner.arguments),
                 "floor_bytes": floor_bytes(case),
                 "peak_bytes": runner.peak_bytes,

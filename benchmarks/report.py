@@ -251,6 +251,18 @@ def losses(results: Results, isa: str, threads: int) -> list[str]:
     return lines
 
 
+def busy(results: Results, isa: str, threads: int) -> str:
+    """A warning if other processes took the cores away; empty if not."""
+    found = results.at(isa, threads)
+    disturbed = sum(row["cpu_share"] < 0.9 for row in found)
+    if not disturbed:
+        return ""
+    return (
+        f"{disturbed} of {len(found)} rows were disturbed: the process had a core for less than "
+        "90 % of their time, so the machine was not quiet."
+    )
+
+
 def training_shares(results: Results, isa: str, threads: int) -> list[tuple[str, int, dict]]:
     """For each network and list length: milliseconds of the step by provider."""
     found = []
@@ -319,6 +331,8 @@ def write_report(folders: Sequence[Path], out: Path) -> str:
     for isa, threads in results.settings():
         parts += [f"## {isa}, {threads} thread{'s' * (threads > 1)}", ""]
         parts += [machine_facts(results.run_of(isa, threads)), ""]
+        if disturbed := busy(results, isa, threads):
+            parts += [disturbed, ""]
         parts += [summary_table(results, isa, threads), ""]
         parts += [headline_table(results, isa, threads), ""]
         if lost := losses(results, isa, threads):

@@ -33,6 +33,7 @@ ROW: dict[str, tuple[tuple[type, ...], str]] = {
     "ns_p90": (REAL, "the 90th percentile"),
     "samples": (WHOLE, "number of samples"),
     "calls_per_sample": (WHOLE, "calls that one sample is the mean of"),
+    "cpu_share": (REAL, "processor time over wall time: well below 1 per thread is disturbed"),
     "inputs_rotated": (WHOLE, "different inputs that the calls went through"),
     "floor_bytes": (WHOLE, "bytes that any method must read and write in a call"),
     "peak_bytes": (WHOLE + NONE, "growth of the resident set in a call, outputs included"),

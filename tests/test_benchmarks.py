@@ -349,7 +349,8 @@ def _row(case, provider=OURS, ns_per_element=1.0, **facts):
         "op": case.op, "batch": case.batch, "n": case.n, "dtype": case.dtype,
         "values": case.values, "positives": case.positives, "provider": provider,
         "ns_p10": 0.9 * ns, "ns_p50": ns, "ns_p90": 1.2 * ns, "samples": 40,
-        "calls_per_sample": 1, "inputs_rotated": 3, "floor_bytes": ops.floor_bytes(case),
+        "calls_per_sample": 1, "cpu_share": 1.0, "inputs_rotated": 3,
+        "floor_bytes": ops.floor_bytes(case),
         "peak_bytes": None, "output_bytes": None, "gate": "equal", "note": "", "clock_ghz": 2.0,
     }  # fmt: skip
     return {**row, **facts}
@@ -473,9 +474,18 @@ def test_report_shows_losses_and_shares(tmp_path):
     assert text.count("x faster") == 1
     assert "**0.500x** | packed_sort |" in text
     assert "| 3.00x | packed_sort |" in text
+    assert "disturbed" not in text
     assert "75.0 %" in text and "25.0 %" in text
     assert "| `rank` | 2 |  |  | 1.22x (0.500 - 3.00) | 1 |" in text  # sqrt(0.5 * 3)
     assert not (tmp_path / "out" / "growth.png").exists()
+
+
+def test_report_says_when_the_machine_was_busy(tmp_path):
+    quiet, busy = Case("rank", 64, 1024), Case("rank", 64, 128)
+    rows.append(tmp_path / "results.jsonl", [_run(), _row(quiet), _row(busy, cpu_share=0.6)])
+    report.write_report([tmp_path], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "1 of 2 rows were disturbed" in text
 
 
 def test_the_latest_of_repeated_rows_counts():
