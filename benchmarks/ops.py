@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -126,25 +126,25 @@ def untied(x: Tensor) -> Tensor:
 
 def _rank_answer(case: Case, x: Tensor) -> Answer:
     if case.elements <= LARGE:
-        return Answer(reference.rank(x), lambda: untied(x))
+        return Answer(reference.rank(x), cache(lambda: untied(x)))
     chosen = np.random.default_rng(0).choice(case.n, min(case.n, SAMPLED), replace=False)
     chosen = torch.from_numpy(chosen).expand(case.batch, -1)
     ranks = baselines.counted_ranks(x, x.gather(-1, chosen))
     value = torch.zeros(x.shape, dtype=reference.rank_dtype(x.dtype, case.n))
     value.scatter_(-1, chosen, ranks.to(value.dtype))
     known = torch.zeros(x.shape, dtype=torch.bool).scatter_(-1, chosen, True)
-    return Answer(value, lambda: untied(x), known)
+    return Answer(value, cache(lambda: untied(x)), known)
 
 
 def _blackbox_answer(case: Case, x: Tensor, g: Tensor) -> Answer:
     value = reference.blackbox_rank_backward(g, x, reference.rank(x), LAM, True, "min", None)
-    return Answer(value, lambda: untied(x) & untied(baselines.moved(x, g)))
+    return Answer(value, cache(lambda: untied(x) & untied(baselines.moved(x, g))))
 
 
 def _positive_ranks_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
     small = case.elements <= LARGE
     of = reference.positive_ranks if small else baselines.positive_ranks_by_search
-    return Answer(of(x, positives), lambda: untied(x) | ~positives)
+    return Answer(of(x, positives), cache(lambda: untied(x) | ~positives))
 
 
 def _positive_ranks_backward_answer(case: Case, x: Tensor, positives: Tensor, g: Tensor) -> Answer:
@@ -154,7 +154,7 @@ def _positive_ranks_backward_answer(case: Case, x: Tensor, positives: Tensor, g:
     else:
         ranks = baselines.counted_ranks(x, baselines.at(positives, x))
         value = baselines.positive_ranks_backward_by_search(x, positives, g, ranks)
-    return Answer(value, lambda: untied(x) & untied(baselines.moved(x, g)))
+    return Answer(value, cache(lambda: untied(x) & untied(baselines.moved(x, g))))
 
 
 def _loss_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
@@ -162,7 +162,7 @@ def _loss_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
         value = reference.rankreg_loss(x, positives, lam=LOSS_LAM)
     else:
         value = baselines.loss(baselines.counted_ranks(x, baselines.at(positives, x)), case.n)
-    return Answer(value.to(reference.compute_dtype(x.dtype)), lambda: torch.tensor(True))
+    return Answer(value.to(reference.compute_dtype(x.dtype)), cache(lambda: torch.tensor(True)))
 
 
 def _loss_gradient_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
@@ -173,22 +173,18 @@ def _loss_gradient_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
     else:
         ranks = baselines.counted_ranks(x, baselines.at(positives, x))
         value = baselines.loss_backward_by_search(x, positives, ranks)
-
-    def free() -> Tensor:
-        return untied(x)
-
-    return Answer(value, free, spill=0.0 if bool(free().all()) else 1e-3)
+    return Answer(value, cache(lambda: untied(x)), spill=1e-3)
 
 
 def _rankdata_answer(case: Case, x: Tensor) -> Answer:
     ranks = reference.rank(x.double(), descending=False, ties="average")
-    return Answer(ranks, lambda: untied(x))
+    return Answer(ranks, cache(lambda: untied(x)))
 
 
 def _training_answer(case: Case, images: Tensor, labels: Tensor) -> Answer:
     loss = partial(reference.rankreg_loss, lam=LOSS_LAM)
     value = Trainer(case.values, loss).fresh_gradients(images, labels)
-    return Answer(value, lambda: torch.tensor(True))
+    return Answer(value, cache(lambda: torch.tensor(True)))
 
 
 OPS: dict[str, Op] = {

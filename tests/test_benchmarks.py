@@ -203,6 +203,24 @@ def test_gate_lets_ties_be_broken_arbitrarily_and_nothing_else():
         _gate(Provider("p", lambda x: good, exact_ties=True), case, x)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_gate_allows_a_spill_of_ties_only_where_there_are_ties(tied):
+    case = Case("rank", 1, 1000)
+    value = torch.arange(1000.0).unsqueeze(0)
+    output = value.clone()
+    output[0, 500] += 1
+    untied = torch.ones(1, 1000, dtype=torch.bool)
+    untied[0, 0] = not tied
+    answer = ops.Answer(value, lambda: untied, spill=1e-3)
+    arbitrary, exact = Provider("p", None), Provider("p", None, exact_ties=True)
+    if tied:
+        assert harness.check(arbitrary, case, answer, output, ()) == "equal without ties"
+        output[0, 501] += 1
+    for provider in (arbitrary, exact):
+        with pytest.raises(harness.GateError):
+            harness.check(provider, case, answer, output, ())
+
+
 def test_gate_refuses_nan():
     case = Case("rank", 4, 50)
     (x,) = ops.make_inputs(case, 0)
