@@ -34,6 +34,7 @@ struct Words {
   __m512i v;
 
   static RANKREG_INLINE Words load(const uint32_t* from) { return {_mm512_loadu_si512(from)}; }
+  static RANKREG_INLINE Words all(uint32_t word) { return {_mm512_set1_epi32(int(word))}; }
   RANKREG_INLINE void store(uint32_t* to) const { _mm512_storeu_si512(to, v); }
 };
 
@@ -64,7 +65,13 @@ RANKREG_INLINE Words split(Words a, Words b) {
   return {_mm512_mask_max_epu32(_mm512_min_epu32(a.v, b.v), high, a.v, b.v)};
 }
 
-// Bit i is set where lane i of a and b differ by less than 2^bits, as unsigned xor.
+// Adds 1 to the lanes of `count` where a < b.
+RANKREG_INLINE Words add_if_less(Words count, Words a, Words b) {
+  const __mmask16 less = _mm512_cmplt_epu32_mask(a.v, b.v);
+  return {_mm512_mask_sub_epi32(count.v, less, count.v, _mm512_set1_epi32(-1))};
+}
+
+// Bit i is set where lane i of a and b agree but for their lowest `bits`.
 RANKREG_INLINE uint32_t same_above(Words a, Words b, int bits) {
   return _mm512_cmpeq_epu32_mask(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(bits)),
                                  _mm512_srl_epi32(b.v, _mm_cvtsi32_si128(bits)));
@@ -79,6 +86,7 @@ struct Words {
   static RANKREG_INLINE Words load(const uint32_t* from) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))};
   }
+  static RANKREG_INLINE Words all(uint32_t word) { return {_mm256_set1_epi32(int(word))}; }
   RANKREG_INLINE void store(uint32_t* to) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v);
   }
@@ -108,6 +116,12 @@ RANKREG_INLINE Words split(Words a, Words b) {
   return {_mm256_blend_epi32(_mm256_min_epu32(a.v, b.v), _mm256_max_epu32(a.v, b.v), high)};
 }
 
+RANKREG_INLINE Words add_if_less(Words count, Words a, Words b) {
+  const __m256i top = _mm256_set1_epi32(int(0x80000000u));
+  const __m256i less = _mm256_cmpgt_epi32(_mm256_xor_si256(b.v, top), _mm256_xor_si256(a.v, top));
+  return {_mm256_sub_epi32(count.v, less)};
+}
+
 RANKREG_INLINE uint32_t same_above(Words a, Words b, int bits) {
   const __m128i count = _mm_cvtsi32_si128(bits);
   const __m256i same =
@@ -128,6 +142,10 @@ struct Words {
     Words out;
     __builtin_memcpy(&out.v, from, sizeof(out.v));
     return out;
+  }
+  static RANKREG_INLINE Words all(uint32_t word) {
+    const int32_t w = int32_t(word);
+    return {V{w, w, w, w}};
   }
   RANKREG_INLINE void store(uint32_t* to) const { __builtin_memcpy(to, &v, sizeof(v)); }
 };
@@ -163,6 +181,11 @@ RANKREG_INLINE Words split(Words a, Words b) {
   const Words::V high = bit == 1 ? Words::V{0, -1, 0, -1} : Words::V{0, 0, -1, -1};
   order_pair(a, b);
   return {(a.v & ~high) | (b.v & high)};
+}
+
+RANKREG_INLINE Words add_if_less(Words count, Words a, Words b) {
+  typedef uint32_t U __attribute__((vector_size(16)));
+  return {count.v - (Words::V)((U)a.v < (U)b.v)};
 }
 
 RANKREG_INLINE uint32_t same_above(Words a, Words b, int bits) {

@@ -149,11 +149,14 @@ constexpr int64_t kNetworkMax = RANKREG_ISA == RANKREG_BASELINE ? 4096 : 16384;
 // Longest run of equal coarse keys that is put in order by insertion.
 constexpr int64_t kRunMax = 16;
 
+// Callers leave room for this many places and indices beyond those of a list: padding goes there.
+constexpr int64_t kRoom = kBlock;
+
 template <class Key, class Value>
 class Placer {
  public:
-  // Places of key[0..n) to place[index(i)], counted from `base`. Returns whether keys are equal;
-  // not asked of kOwn.
+  // Places of key[0..n), counted from `base`, to place[index(i)]; anything to place[index(i)] for
+  // n <= i < n + kRoom. Returns whether keys are equal; not asked of kOwn.
   template <class Index>
   bool place(const Key* key, int64_t n, Places kind, uint32_t base, const Index& index,
              uint32_t* place) {
@@ -172,200 +175,266 @@ class Placer {
   template <class Index>
   bool count(const Key* key, int64_t n, uint32_t base, const Index& index, uint32_t* place) {
     uint32_t out[kCountingMax];
-    for (int64_t i = 0; i < n; ++i) {
-      const Key mine = key[i];
-      Key less = 0;
-      for (int64_t k = 0; k < n; ++k)
-        less = Key(less + (key[k] < mine));
-      out[i] = uint32_t(less);
+    if constexpr (sizeof(Key) <= 4) {
+      uint32_t padded[kCountingMax];
+      std::copy(key, key + n, padded);
+      std::fill(padded + n, padded + kCountingMax, uint32_t{0});
+      for (int64_t begin = 0; begin < n; begin += 2 * kLanes) {  // two vectors hide their latency
+        const Words a = Words::load(padded + begin), b = Words::load(padded + begin + kLanes);
+        Words less_a = Words::all(base), less_b = less_a;
+        for (int64_t k = 0; k < n; ++k) {
+          const Words other = Words::all(padded[k]);
+          less_a = add_if_less(less_a, other, a);
+          less_b = add_if_less(less_b, other, b);
+        }
+        less_a.store(out + begin);
+        less_b.store(out + begin + kLanes);
+      }
+    } else {
+      for (int64_t i = 0; i < n; ++i) {
+        const Key mine = key[i];
+        Key less = 0;
+        for (int64_t k = 0; k < n; ++k)
+          less += key[k] < mine;
+        out[i] = base + uint32_t(less);
+      }
     }
     for (int64_t i = 0; i < n; ++i)
-      place[index(i)] = base + out[i];
+      place[index(i)] = out[i];
     return true;  // perhaps
   }
 
-  // Sorted words: `rows` rows of kLanes words per block, see network.h.
+  // Sorted words: 2^row_bits rows of kLanes words per block, see network.h.
   struct Sorted {
     uint32_t* word;
-    int64_t n, rows, blocks;
+    int64_t n, blocks;
+    int row_bits, index_bits;
 
-    int64_t block() const { return rows * kLanes; }
+    uint32_t rows() const { return uint32_t{1} << row_bits; }
+    uint32_t block() const { return rows() * kLanes; }
     const uint32_t* row(int64_t block, int64_t r) const {
-      return word + (block * rows + r) * kLanes;
+      return word + ((block << row_bits) + r) * kLanes;
     }
-    uint32_t at(int64_t place) const {
-      const int64_t b = place / block(), e = place % block();
-      return word[b * block() + e % rows * kLanes + e / rows];
+    // Index of the item at a place.
+    uint32_t item(int64_t place) const {
+      const uint32_t e = uint32_t(place) & (block() - 1);
+      return index_of(word[place - e + (e & (rows() - 1)) * kLanes + (e >> row_bits)]);
     }
+    uint32_t index_of(uint32_t word) const { return word & ((uint32_t{1} << index_bits) - 1); }
   };
 
   template <class Index>
   bool sort(const Key* key, int64_t n, Key low, Key high, Places kind, uint32_t base,
             const Index& index, uint32_t* place) {
-    const int index_bits = bits_of(uint64_t(n - 1));
-    const Coarse<Key, Value> coarse(low, high, Words::kBits - index_bits);
-    const Sorted sorted = sorted_words(key, n, coarse, index_bits);
-    const uint32_t mask = (uint32_t{1} << index_bits) - 1;
-    const bool same = (kind == Places::kFirst || !coarse.exact) && any_same(sorted, index_bits);
+    Sorted sorted{nullptr, n, 1, 0, 0};
+    while (sorted.rows() < uint32_t(Words::kRows) && sorted.block() < n)
+      ++sorted.row_bits;
+    sorted.blocks = (n + sorted.block() - 1) / sorted.block();
+    const int64_t size = sorted.blocks * sorted.block();
+    sorted.index_bits = bits_of(uint64_t(size - 1));
+    sorted.word = words_.of(size);
+    const Coarse<Key, Value> coarse(low, high, Words::kBits - sorted.index_bits);
+    fill_words(key, coarse, sorted, size);
+    sort_words(sorted);
+    const int64_t same = kind == Places::kFirst || !coarse.exact ? count_same(sorted) : 0;
 
-    if (same && coarse.exact) {
-      uint32_t first = 0, at = 0, before = 0;
+    if (same > 0 && coarse.exact) {
+      uint32_t first = 0, at = 0, before = ~sorted.word[0];
       for (int64_t b = 0; b < sorted.blocks; ++b) {
         for (int64_t lane = 0; lane < kLanes; ++lane) {
-          for (int64_t r = 0; r < sorted.rows && at < uint32_t(n); ++r, ++at) {
-            const uint32_t word = sorted.row(b, r)[lane], top = word >> index_bits;
-            first = at == 0 || top != before ? at : first;
-            before = top;
-            place[index(word & mask)] = base + first;
+          for (int64_t r = 0; r < sorted.rows(); ++r, ++at) {
+            const uint32_t word = sorted.row(b, r)[lane];
+            first = (word ^ before) >> sorted.index_bits ? at : first;
+            before = word;
+            place[index(sorted.index_of(word))] = base + first;
           }
         }
       }
       return true;
     }
 
+    if (same > n / 16) return place_runs(key, sorted, kind, base, index, place);
+
+    const uint32_t step = sorted.rows();
     for (int64_t b = 0; b < sorted.blocks; ++b) {
-      for (int64_t r = 0; r < sorted.rows; ++r) {
-        const uint32_t* word = sorted.row(b, r);
-        const uint32_t at = uint32_t(b * sorted.block() + r), step = uint32_t(sorted.rows);
-        const int64_t lanes = std::min<int64_t>(kLanes, (n - at + step - 1) / step);
-        if (lanes == kLanes) {
-          for (uint32_t lane = 0; lane < uint32_t(kLanes); ++lane)
-            place[index(word[lane] & mask)] = base + at + lane * step;
-        } else {
-          for (uint32_t lane = 0; int64_t(lane) < lanes; ++lane)
-            place[index(word[lane] & mask)] = base + at + lane * step;
-        }
+      for (uint32_t r = 0; r < step; ++r) {
+        const uint32_t* const word = sorted.row(b, r);
+        const uint32_t at = base + uint32_t(b) * sorted.block() + r;
+        for (uint32_t lane = 0; lane < uint32_t(kLanes); ++lane)
+          place[index(sorted.index_of(word[lane]))] = at + lane * step;
       }
     }
-    return same && repair(key, sorted, index_bits, kind, base, index, place);
+    return same > 0 && place_few_runs(key, sorted, kind, base, index, place);
   }
 
-  Sorted sorted_words(const Key* key, int64_t n, const Coarse<Key, Value>& coarse, int index_bits) {
-    int64_t rows = 1;
-    while (rows < Words::kRows && rows * kLanes < n)
-      rows *= 2;
-    const int64_t blocks = (n + rows * kLanes - 1) / (rows * kLanes);
-    const int64_t size = blocks * rows * kLanes;
-    uint32_t* const word = words_.of(size);
+  static void fill_words(const Key* key, const Coarse<Key, Value>& coarse, const Sorted& sorted,
+                         int64_t size) {
+    const int bits = sorted.index_bits;
     coarse.with_map([&](auto map) RANKREG_ALWAYS {
-      for (int64_t i = 0; i < n; ++i)
-        word[i] = map(key[i]) << index_bits | uint32_t(i);
+      for (int64_t i = 0; i < sorted.n; ++i)
+        sorted.word[i] = map(key[i]) << bits | uint32_t(i);
     });
-    std::fill(word + n, word + size, ~uint32_t{0} >> (32 - Words::kBits));
-    switch (rows) {
-      case 1: sort_block<1>(word); break;
-      case 2: sort_block<2>(word); break;
-      case 4: sort_block<4>(word); break;
-      case 8:
-        if (Words::kRows > 8) {
-          sort_block<8>(word);
-          break;
-        }
-        [[fallthrough]];
-      default: sort_blocks(word, blocks);
+    // Padding has the largest coarse key and indices beyond the list, so it comes last.
+    const uint32_t most = ~uint32_t{0} >> (32 - Words::kBits + bits) << bits;
+    for (int64_t i = sorted.n; i < size; ++i)
+      sorted.word[i] = most | uint32_t(i);
+  }
+
+  static void sort_words(const Sorted& sorted) {
+    if (sorted.blocks > 1) return sort_blocks(sorted.word, sorted.blocks);
+    switch (sorted.rows()) {
+      case 1: return sort_block<1>(sorted.word);
+      case 2: return sort_block<2>(sorted.word);
+      case 4: return sort_block<4>(sorted.word);
+      case 8: return sort_block<8>(sorted.word);
+      default: return sort_block<Words::kRows>(sorted.word);
     }
-    return Sorted{word, n, rows, blocks};
   }
 
   // f(block, row, mask): bit `lane` of the mask is set where the element has the coarse key of the
   // one before it.
   template <class F>
-  static RANKREG_INLINE void for_rows(const Sorted& sorted, int index_bits, const F& f) {
+  static RANKREG_INLINE void for_rows(const Sorted& sorted, const F& f) {
     uint32_t before[kLanes + 1];  // the columns' predecessors
     before[0] = ~sorted.word[0];
     for (int64_t b = 0; b < sorted.blocks; ++b) {
-      const uint32_t* const last = sorted.row(b, sorted.rows - 1);
+      const uint32_t* const last = sorted.row(b, sorted.rows() - 1);
       std::copy(last, last + kLanes, before + 1);
       Words above = Words::load(before);
       before[0] = before[kLanes];
-      for (int64_t r = 0; r < sorted.rows; ++r) {
+      const int64_t left = sorted.n - b * sorted.block();
+      for (int64_t r = 0; r < sorted.rows(); ++r) {
         const Words here = Words::load(sorted.row(b, r));
-        uint32_t mask = same_above(above, here, index_bits);
+        uint32_t mask = same_above(above, here, sorted.index_bits);
         above = here;
-        if ((b + 1) * sorted.block() > sorted.n) {  // the last words are none of the list's
-          const int64_t left = sorted.n - b * sorted.block() - r;
-          const int64_t lanes = left <= 0 ? 0 : (left + sorted.rows - 1) / sorted.rows;
-          if (lanes < kLanes) mask &= (uint32_t{1} << lanes) - 1;
-        }
+        // Not of the padding: the first lanes hold the list's own.
+        const int64_t lanes = (left - r + sorted.rows() - 1) >> sorted.row_bits;
+        mask &= uint32_t((uint64_t{1} << std::min<int64_t>(std::max<int64_t>(lanes, 0), 32)) - 1);
         f(b, r, mask);
       }
     }
   }
 
-  static bool any_same(const Sorted& sorted, int index_bits) {
-    uint32_t any = 0;
-    for_rows(sorted, index_bits,
-             [&](int64_t, int64_t, uint32_t mask) RANKREG_ALWAYS { any |= mask; });
-    return any != 0;
+  // How many elements have the coarse key of the one before them.
+  static int64_t count_same(const Sorted& sorted) {
+    int64_t count = 0;
+    for_rows(sorted, [&](int64_t, int64_t, uint32_t mask)
+                         RANKREG_ALWAYS { count += __builtin_popcount(mask); });
+    return count;
   }
 
+  // The few runs of equal coarse keys, found through a bit per place.
   template <class Index>
-  bool repair(const Key* key, const Sorted& sorted, int index_bits, Places kind, uint32_t base,
-              const Index& index, uint32_t* place) {
+  bool place_few_runs(const Key* key, const Sorted& sorted, Places kind, uint32_t base,
+                      const Index& index, uint32_t* place) {
     const int64_t n = sorted.n;
     uint64_t* const same = same_.of(n / 64 + 1);
     std::fill(same, same + n / 64 + 1, uint64_t{0});
-    for_rows(sorted, index_bits, [&](int64_t b, int64_t r, uint32_t mask) RANKREG_ALWAYS {
+    for_rows(sorted, [&](int64_t b, int64_t r, uint32_t mask) RANKREG_ALWAYS {
       for (; mask; mask &= mask - 1) {
-        const int64_t at = b * sorted.block() + __builtin_ctz(mask) * sorted.rows + r;
+        const int64_t at = b * sorted.block() + (__builtin_ctz(mask) << sorted.row_bits) + r;
         same[at / 64] |= uint64_t{1} << (at % 64);
       }
     });
+    uint32_t* const item = item_.of(n);
     bool equal = false;
-    const uint32_t mask = (uint32_t{1} << index_bits) - 1;
     int64_t end = 0;  // of the last run
     for (int64_t w = 0; w <= n / 64; ++w) {
       for (uint64_t bits = same[w]; bits; bits &= bits - 1) {
-        const int64_t second = w * 64 + __builtin_ctzll(bits);
+        const int64_t second = w * 64 + __builtin_ctzll(bits), begin = second - 1;
         if (second < end) continue;
-        const int64_t begin = second - 1;
+        item[0] = sorted.item(begin);
+        item[1] = sorted.item(second);
         end = second + 1;
-        while (end < n && (same[end / 64] >> (end % 64) & 1))
-          ++end;
-        const int64_t size = end - begin;
-        if (size > kRunMax) {
-          equal |= place_run(key, sorted, mask, begin, size, kind, base, index, place);
-          continue;
-        }
-        // In the order of indices already, so a stable insertion by key.
-        uint32_t item[kRunMax];
-        for (int64_t i = 0; i < size; ++i) {
-          const uint32_t one = sorted.at(begin + i) & mask;
-          int64_t to = i;
-          for (; to > 0 && key[item[to - 1]] > key[one]; --to)
-            item[to] = item[to - 1];
-          item[to] = one;
-        }
-        uint32_t first = 0;
-        for (int64_t i = 0; i < size; ++i) {
-          const bool tied = i > 0 && key[item[i]] == key[item[i - 1]];
-          equal |= tied;
-          if (!tied || kind == Places::kOwn) first = uint32_t(begin + i);
-          place[index(item[i])] = base + first;
-        }
+        for (; end < n && (same[end / 64] >> (end % 64) & 1); ++end)
+          item[end - begin] = sorted.item(end);
+        equal |= place_run(key, item, end - begin, kind, base + uint32_t(begin), index,
+                           uint32_t(index(n)), place);
       }
     }
     return equal;
   }
 
+  // All places, one after the other.
   template <class Index>
-  bool place_run(const Key* key, const Sorted& sorted, uint32_t mask, int64_t begin, int64_t size,
-                 Places kind, uint32_t base, const Index& index, uint32_t* place) {
-    if (!inner_) inner_.reset(new Placer);
-    const std::unique_ptr<uint32_t[]> items(new uint32_t[size_t(size)]);
-    const std::unique_ptr<Key[]> keys(new Key[size_t(size)]);
-    for (int64_t i = 0; i < size; ++i) {
-      const uint32_t item = sorted.at(begin + i) & mask;
-      keys[size_t(i)] = key[item];
-      items[size_t(i)] = uint32_t(index(item));
+  bool place_runs(const Key* key, const Sorted& sorted, Places kind, uint32_t base,
+                  const Index& index, uint32_t* place) {
+    const int64_t n = sorted.n;
+    uint32_t* const word = item_.of(n);
+    int64_t at = 0;
+    for (int64_t b = 0; b < sorted.blocks; ++b) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const int64_t rows = std::min<int64_t>(sorted.rows(), n - at);
+        for (int64_t r = 0; r < rows; ++r)
+          word[at++] = sorted.row(b, r)[lane];
+      }
     }
-    return inner_->place(keys.get(), size, kind, base + uint32_t(begin), Listed{items.get()},
-                         place);
+    bool equal = false;
+    for (int64_t begin = 0; begin < n;) {
+      const uint32_t first = word[begin];
+      int64_t end = begin;
+      do {
+        word[end] = sorted.index_of(word[end]);
+        ++end;
+      } while (end < n && (word[end] ^ first) >> sorted.index_bits == 0);
+      if (end - begin == 1) {
+        place[index(word[begin])] = base + uint32_t(begin);
+      } else {
+        equal |= place_run(key, word + begin, end - begin, kind, base + uint32_t(begin), index,
+                           uint32_t(index(n)), place);
+      }
+      begin = end;
+    }
+    return equal;
   }
 
-  Buffer<uint32_t> words_;
+  // Places of the items of one run, given in the order of their indices.
+  template <class Index>
+  bool place_run(const Key* key, uint32_t* item, int64_t size, Places kind, uint32_t base,
+                 const Index& index, uint32_t nowhere, uint32_t* place) {
+    const Key one = key[item[0]];
+    int64_t alike = 1;
+    while (alike < size && key[item[alike]] == one)
+      ++alike;
+    if (alike == size) {
+      for (int64_t i = 0; i < size; ++i)
+        place[index(item[i])] = base + (kind == Places::kOwn ? uint32_t(i) : 0);
+      return true;
+    }
+    if (size <= kRunMax) {  // a stable insertion by key
+      for (int64_t i = alike; i < size; ++i) {
+        const uint32_t moving = item[i];
+        int64_t to = i;
+        for (; to > 0 && key[item[to - 1]] > key[moving]; --to)
+          item[to] = item[to - 1];
+        item[to] = moving;
+      }
+      bool equal = false;
+      uint32_t first = 0;
+      for (int64_t i = 0; i < size; ++i) {
+        const bool tied = i > 0 && key[item[i]] == key[item[i - 1]];
+        equal |= tied;
+        if (!tied || kind == Places::kOwn) first = uint32_t(i);
+        place[index(item[i])] = base + first;
+      }
+      return equal;
+    }
+    if (!inner_) inner_.reset(new Placer);
+    Key* const keys = inner_->run_key_.of(size);
+    uint32_t* const at = inner_->run_at_.of(size + kRoom);
+    for (int64_t i = 0; i < size; ++i) {
+      keys[i] = key[item[i]];
+      at[i] = uint32_t(index(item[i]));
+    }
+    std::fill(at + size, at + size + kRoom, nowhere);
+    return inner_->place(keys, size, kind, base, Listed{at}, place);
+  }
+
+  Buffer<uint32_t> words_, item_;
   Buffer<uint64_t> same_;
-  std::unique_ptr<Placer> inner_;  // of runs
+  std::unique_ptr<Placer> inner_;  // of long runs, whose keys and indices are
+  Buffer<Key> run_key_;
+  Buffer<uint32_t> run_at_;
 };
 
 }  // namespace RANKREG_ISA_NAME
