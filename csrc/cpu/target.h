@@ -18,6 +18,11 @@
 
 #if RANKREG_X86
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's AVX-512 header starts results from values that it leaves undefined on purpose.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #endif
 
 #if RANKREG_ISA == RANKREG_BASELINE
