@@ -162,32 +162,27 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def headline_table(results: Results, isa: str, threads: int) -> str:
-    """For every op the best competitor that computes the same thing, case by case."""
-    header = ["case", "ours, us", "ns/element", "p10 - p90"]
-    header += ["double argsort", "argsort + scatter", "best other", "who"]
+    """Case by case: ours, the two honest baselines, and the best that computes the same thing."""
+    header = ["case", "ours, us", "ns/element", "p10 - p90", "double argsort", "argsort + scatter"]
+    header += ["best other", "who", *(["one core / all"] if threads > 1 else [])]
     lines = []
     for name, found in by_case(results.at(isa, threads)).items():
         ours = found.get(OURS)
         if ours is None or ours["op"] == "training_step":
             continue
+        size, time = ours["batch"] * ours["n"], ours["ns_p50"]
+        line = [f"`{name}`", number(time / 1e3), number(per_element(ours))]
+        line.append(f"{number(ours['ns_p10'] / size)} - {number(ours['ns_p90'] / size)}")
+        for provider in ("double_argsort", "argsort_scatter"):
+            row = found.get(provider)
+            line.append(f"{number(row['ns_p50'] / time)}x" if row else "")
         others = [row for row in found.values() if is_peer(row)]
         best = min(others, key=lambda row: row["ns_p50"], default=None)
-        ratio = {provider: row["ns_p50"] / ours["ns_p50"] for provider, row in found.items()}
-        size = ours["batch"] * ours["n"]
-        lines.append(
-            [
-                f"`{name}`",
-                number(ours["ns_p50"] / 1e3),
-                number(per_element(ours)),
-                f"{number(ours['ns_p10'] / size)} - {number(ours['ns_p90'] / size)}",
-                *(
-                    f"{number(ratio[p])}x" if p in ratio else ""
-                    for p in ("double_argsort", "argsort_scatter")
-                ),
-                _ratio(best["ns_p50"] / ours["ns_p50"]) if best else "",
-                best["provider"] if best else "",
-            ]
-        )
+        line += [_ratio(best["ns_p50"] / time), best["provider"]] if best else ["", ""]
+        if threads > 1:
+            single = results.get(name, isa, 1)
+            line.append(f"{single['ns_p50'] / time:.2f}x" if single else "")
+        lines.append(line)
     return table(header, lines)
 
 

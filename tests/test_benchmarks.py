@@ -498,6 +498,17 @@ def test_report_shows_losses_and_shares(tmp_path):
     assert not (tmp_path / "out" / "growth.png").exists()
 
 
+def test_report_of_all_cores_tells_the_gain_over_one(tmp_path):
+    case = Case("rank", 64, 1024)
+    found = [_row(case, ns_per_element=3.0), _row(case, threads=2, ns_per_element=1.6, run="r2")]
+    runs = [_run(), _run(run="r2", threads=2, cores=[0, 1])]
+    rows.append(tmp_path / "results.jsonl", [*runs, *found])
+    report.write_report([tmp_path], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    one, both = text.index("## avx512, 1 thread\n"), text.index("## avx512, 2 threads\n")
+    assert text.index("| 1.88x |") > both > one
+
+
 def test_report_says_when_the_machine_was_busy(tmp_path):
     quiet, busy = Case("rank", 64, 1024), Case("rank", 64, 128)
     rows.append(tmp_path / "results.jsonl", [_run(), _row(quiet), _row(busy, cpu_share=0.6)])
