@@ -7,6 +7,7 @@ thick everywhere, and every provider keeps its colour and marker in all pictures
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 from .providers import OURS, OURS_NUMPY
 
 Row = dict[str, Any]
+MOST_BYTES = 120_000
 
 # name: label, colour, marker, line
 STYLE: dict[str, tuple[str, str, str, str]] = {
@@ -64,10 +66,12 @@ plt.rcParams.update(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure's bytes, with a palette of 256 colours; the figure is closed."""
+    """The figure's bytes, with a palette of 256 colours if they are many; the figure is closed."""
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=110)
+    figure.savefig(full, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
+    if full.tell() < MOST_BYTES:
+        return full.getvalue()
     Image.open(full).convert("RGB").quantize(256).save(small, format="png", optimize=True)
     return small.getvalue()
 
@@ -80,15 +84,19 @@ def plain(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
-def _log_axes(axes: Axes, x: str, y: str) -> None:
-    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    axes.xaxis.set_major_formatter(FuncFormatter(_power))
-    axes.yaxis.set_major_formatter(FuncFormatter(plain))
-    axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
-    low, high = axes.get_ylim()
-    subs = (1, 2, 5) if high / low < 1000 else (1,)
-    axes.yaxis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
-    axes.minorticks_off()
+def _log_axes(panels: Sequence[Axes], x: str, y: str) -> None:
+    """Both axes logarithmic; panels share their y axis, which shows all lines and cuts bands."""
+    values = [v for axes in panels for line in axes.lines for v in line.get_ydata()]
+    low, high = min(values) / 1.5, max(values) * 1.5
+    for axes in panels:
+        axes.set(xscale="log", yscale="log", xlabel=x, ylim=(low, high))
+        axes.xaxis.set_major_formatter(FuncFormatter(_power))
+        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+        axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
+        subs = (1, 2, 5) if high / low < 1000 else (1,)
+        axes.yaxis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
+        axes.minorticks_off()
+    panels[0].set_ylabel(y)
 
 
 def _power(value: float, _: Any = None) -> str:
@@ -144,6 +152,9 @@ def _shared_legend(figure: Figure, panels: list[Axes], columns: int) -> None:
 
 # --------------------------------------------------------------------------------------- pictures
 
+GROWTH_OPS = {"rankreg_loss": "loss", "rankreg_loss_backward": "its gradient"}
+GROWTH_COLOURS = {8: ("#0072B2", "o"), 32: ("#E69F00", "s"), 128: ("#D55E00", "D")}
+
 
 def time_against_n(results: Results, isa: str, threads: int) -> tuple[bytes, str] | None:
     """Ns per element of ``rank``: one list, and many."""
@@ -165,9 +176,8 @@ def time_against_n(results: Results, isa: str, threads: int) -> tuple[bytes, str
     for axes, (title, series) in zip(all_axes[0], panels, strict=True):
         for provider, points in series.items():
             _line(axes, provider, points, "element")
-        _log_axes(axes, "n, scores in a list", "")
         axes.set_title(title)
-    all_axes[0, 0].set_ylabel("ns per score")
+    _log_axes(all_axes[0], "n, scores in a list", "ns per score")
     figure.suptitle("Ranks of float32 scores: " + _subtitle(results, isa, threads), fontsize=11)
     _shared_legend(figure, list(all_axes[0]), 3)
     return png(figure), "Time per score of rank against the length of the list, all providers"
@@ -243,40 +253,37 @@ def scaling_with_positives(results: Results, isa: str, threads: int) -> tuple[by
     for axes, (title, series) in zip(all_axes[0], panels, strict=True):
         for provider, points in series.items():
             _line(axes, provider, points, "element")
-        _log_axes(axes, "P, positives", "")
         axes.set_title(title)
-    all_axes[0, 0].set_ylabel("ns per score")
+    _log_axes(all_axes[0], "P, positives", "ns per score")
     figure.suptitle("A million scores: " + _subtitle(results, isa, threads), fontsize=11)
     _shared_legend(figure, list(all_axes[0]), 4)
     return png(figure), "Time per score against the number of positives"
 
 
 def growth(results: Results, isa: str, threads: int) -> tuple[bytes, str] | None:
-    """Ns per element against n for rare positives: flat is linear time."""
-    found = [r for r in results.at(isa, threads) if r["provider"] == OURS and r["batch"] == 1]
-    ops = {"rankreg_loss": "loss", "rankreg_loss_backward": "gradient"}
-    figure, all_axes = plt.subplots(1, 2, figsize=(10.4, 3.9), sharey=True, layout="constrained")
-    drawn = False
-    for axes, (op, title) in zip(all_axes, ops.items(), strict=True):
-        colours = ("#0072B2", "#E69F00", "#D55E00")
-        for positives, colour, marker in zip((8, 32, 128), colours, "osD", strict=True):
-            points = sorted(
-                (row["n"], row["ns_p50"] / row["n"])
-                for row in found
-                if (row["op"], row["positives"], row["values"]) == (op, positives, "normal")
-                and row["n"] >= 10_000
-            )
-            if len(points) > 1:
-                drawn = True
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, lw=2,
-                          label=f"{positives} positives", markeredgecolor="white")  # fmt: skip
-        _log_axes(axes, "n, scores in the list", "")
-        axes.set_title(title)
-    if not drawn:
-        plt.close(figure)
+    """Time per score against n for rare positives: flat is linear time."""
+    lines: dict[str, dict[int, list[tuple[int, float]]]] = {}
+    for row in results.at(isa, threads):
+        op, positives, n = row["op"], row["positives"], row["n"]
+        if row["provider"] == OURS and op in GROWTH_OPS and positives in GROWTH_COLOURS:
+            if row["batch"] == 1 and row["values"] == "normal" and n >= 10_000:
+                of_op = lines.setdefault(op, {})
+                of_op.setdefault(positives, []).append((n, row["ns_p50"] / n))
+    lines = {op: of_op for op, of_op in lines.items() if max(map(len, of_op.values())) > 1}
+    if not lines:
         return None
-    all_axes[0].set_ylabel("ns per score")
-    all_axes[0].legend()
+    figure, panels = plt.subplots(
+        1, len(lines), figsize=(5.2 * len(lines), 3.9), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axes, (op, of_op) in zip(panels[0], lines.items(), strict=True):
+        for positives, points in sorted(of_op.items()):
+            colour, marker = GROWTH_COLOURS[positives]
+            axes.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, lw=2,
+                      label=f"{positives} positives", markeredgecolor="white")  # fmt: skip
+        axes.set_title(GROWTH_OPS[op])
+    _log_axes(panels[0], "n, scores in the list", "ns per score")
+    panels[0, 0].legend()
     figure.suptitle("Growth for rare positives: " + _subtitle(results, isa, threads), fontsize=11)
     return png(figure), "Time per score for rare positives against the length of the list"
 
@@ -327,7 +334,7 @@ def roofline(results: Results, isa: str, threads: int) -> tuple[bytes, str] | No
         f"copy of 256 MiB: {copy:.0f} GB/s", (0, copy), xycoords=("axes fraction", "data"),
         xytext=(5, 3), textcoords="offset points", fontsize=8.5, color="0.3",
     )  # fmt: skip
-    _log_axes(axes, "n, scores in the list", "GB/s of inputs read and outputs written")
+    _log_axes([axes], "n, scores in the list", "GB/s of inputs read and outputs written")
     axes.legend(loc="upper left", bbox_to_anchor=(1.04, 1))
     axes.set_title("Distance from memory: " + _subtitle(results, isa, threads))
     return png(figure), "Bytes per second that must move, against a measured copy"
