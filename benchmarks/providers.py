@@ -256,8 +256,9 @@ def _positive_ranks_backward_providers() -> list[Provider]:
 
     return [
         ours(_graph_backward, _ranks_graph, note="through autograd"),
-        Provider("searchsorted", b.positive_ranks_backward_by_search, searched, exact_ties=True,
-                 limit=UNLIMITED),
+        Provider(
+            "searchsorted", b.positive_ranks_backward_by_search, searched, exact_ties=True
+        ),
         *(
             Provider(name, partial(b.blackbox_backward, rank), _with_ranks)
             for name, rank in TORCH_RANKS.items()
@@ -297,8 +298,7 @@ def _loss_backward_providers() -> list[Provider]:
 
     return [
         ours(_graph_backward, ours_kept, note="through autograd"),
-        Provider("searchsorted", b.loss_backward_by_search, searched, exact_ties=True,
-                 limit=UNLIMITED),
+        Provider("searchsorted", b.loss_backward_by_search, searched, exact_ties=True),
         *(
             Provider(name, partial(b.loss_backward_by_rank, rank), ranked)
             for name, rank in TORCH_RANKS.items()

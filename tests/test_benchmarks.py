@@ -18,6 +18,7 @@ from benchmarks import __main__ as cli
 from benchmarks import baselines, cases, compare, harness, machine, ops, plots, report, rows
 from benchmarks.cases import Case
 from benchmarks.providers import OURS, OURS_NUMPY, PROVIDERS, Provider
+from benchmarks.training import Trainer
 from rankreg_ext import reference
 
 ROOT = Path(__file__).parents[1]
@@ -219,6 +220,24 @@ def test_gate_allows_a_spill_of_ties_only_where_there_are_ties(tied):
     for provider in (arbitrary, exact):
         with pytest.raises(harness.GateError):
             harness.check(provider, case, answer, output, ())
+
+
+@pytest.mark.parametrize("network", cases.NETWORKS)
+def test_gate_tells_a_step_without_the_rank_loss(network):
+    case = Case("training_step", 1, 64, values=network, positives=3)
+    inputs = ops.make_inputs(case, 0)
+    answer = ops.OPS[case.op].answer(case, *inputs)
+    without = Trainer(network, None)
+    candidate = Provider("p", without.step, finish=lambda _, *x: without.fresh_gradients(*x))
+    with pytest.raises(harness.GateError, match=r"the gradient is .*% off"):
+        harness.check(candidate, case, answer, None, inputs)
+
+
+def test_gate_refuses_another_shape():
+    case = Case("rank", 4, 50)
+    (x,) = ops.make_inputs(case, 0)
+    with pytest.raises(harness.GateError, match=r"\(4, 1\), not \(4, 50\)"):
+        _gate(_provider(lambda ranks: ranks[:, :1]), case, x)
 
 
 def test_gate_refuses_nan():
