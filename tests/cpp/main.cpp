@@ -40,7 +40,7 @@ const Test kTests[] = {
     {"blackbox_small", tests::blackbox_small, false, true},
     {"blackbox_threaded", tests::blackbox_threaded, true, true},
     {"blackbox_edges", tests::blackbox_edges, false, true},
-    {"wide_indices", tests::wide_indices, true, false},
+    {"huge_lists", tests::huge_lists, false, false},
     {"positive_ranks_small", tests::positive_ranks_small, false, true},
     {"positive_ranks_threaded", tests::positive_ranks_threaded, true, true},
     {"positive_ranks_edges", tests::positive_ranks_edges, false, true},
