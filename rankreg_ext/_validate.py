@@ -99,6 +99,8 @@ def choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -
 
 def lam(function: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
     """``(lam, lam_tensor)`` as the ops take them. A tensor's value is never read here."""
+    if type(value) is float and _LAM_MIN <= value <= _LAM_MAX:
+        return value, None
     if isinstance(value, Tensor):
         if value.dim() != 0 or value.dtype not in FLOATS:
             raise ValueError(
@@ -125,6 +127,8 @@ def lam(function: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor 
 
 
 def power(function: str, value: int) -> None:
+    if type(value) is int and value >= 1:
+        return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{function}: power must be an integer of at least 1, got {value!r}")
     if value < 1:
