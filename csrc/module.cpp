@@ -7,6 +7,8 @@
 
 #include <string>
 
+#include "numpy.h"
+
 namespace py = pybind11;
 
 namespace {
@@ -66,4 +68,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "Facts about this build: version, compiler, cxx_standard, flags, optimized, debug, "
         "architecture, torch_target.");
+  rankreg::bind_numpy(m);
 }

@@ -9,11 +9,10 @@
 #include "cpu/positive_ranks.h"
 #include "cpu/rank.h"
 #include "cpu/rankreg_loss.h"
+#include "threads.h"
 
 namespace rankreg {
 namespace {
-
-using Optional = std::optional<Tensor>;
 
 class TorchThreads final : public Parallel {
  public:
@@ -27,6 +26,17 @@ class TorchThreads final : public Parallel {
     });
   }
 };
+
+}  // namespace
+
+const Parallel& torch_threads() {
+  static const TorchThreads threads;
+  return threads;
+}
+
+namespace {
+
+using Optional = std::optional<Tensor>;
 
 Type type_of(ScalarType dtype) {
   switch (dtype) {
@@ -209,7 +219,7 @@ StableIValue rank_op(const Tensor& x, bool descending, int64_t ties, const Optio
   const ScalarType dtype = rank_dtype(x, call.n, rule);
   Output out = call.empty(dtype, call.n);
   rank(call.scores(), call.mask(where), descending, rule, call.lists, call.n, type_of(dtype),
-       out.data(), TorchThreads());
+       out.data(), torch_threads());
   return out.release();
 }
 
@@ -227,7 +237,7 @@ StableIValue blackbox_rank_backward_op(const Tensor& grad, const Tensor& x, cons
   Output out = call.empty(x.scalar_type(), call.n);
   blackbox_rank_backward(call.view(grad), call.scores(), call.view(ranks), call.mask(where),
                          lam_of(lam, lam_tensor), descending, Ties(ties), call.lists, call.n,
-                         out.data(), TorchThreads());
+                         out.data(), torch_threads());
   return out.release();
 }
 
@@ -237,7 +247,7 @@ StableIValue positive_ranks_op(const Tensor& scores, const Tensor& positives, do
   const ScalarType dtype = rank_dtype(scores, call.n);
   Output out = call.empty(dtype, call.n);
   positive_ranks(call.scores(), call.mask(positives), call.mask(where), call.lists, call.n,
-                 type_of(dtype), out.data(), TorchThreads());
+                 type_of(dtype), out.data(), torch_threads());
   return out.release();
 }
 
@@ -250,7 +260,7 @@ StableIValue positive_ranks_backward_op(const Tensor& grad, const Tensor& scores
   Output out = call.empty(scores.scalar_type(), call.n);
   positive_ranks_backward(call.view(grad), call.scores(), call.mask(positives), call.view(ranks),
                           call.mask(where), lam_of(lam, lam_tensor), call.lists, call.n, out.data(),
-                          TorchThreads());
+                          torch_threads());
   return out.release();
 }
 
@@ -269,7 +279,7 @@ std::tuple<StableIValue, StableIValue> rankreg_loss_op(const Tensor& scores,
   Output state = call.empty(dtype, 1 + kept);
   rankreg_loss(call.scores(), call.mask(positives), call.mask(where),
                RankRegOptions{lam_of(lam, lam_tensor), power, normalize != 0}, reduce, call.lists,
-               call.n, kept, type_of(dtype), loss.data(), state.data(), TorchThreads());
+               call.n, kept, type_of(dtype), loss.data(), state.data(), torch_threads());
   return {loss.release(), state.release()};
 }
 
@@ -288,7 +298,7 @@ StableIValue rankreg_loss_backward_op(const Tensor& grad, const Tensor& scores,
   rankreg_loss_backward(upstream, call.scores(), call.mask(positives), call.view(state, 1 + kept),
                         call.mask(where),
                         RankRegOptions{lam_of(lam, lam_tensor), power, normalize != 0}, call.lists,
-                        call.n, kept, out.data(), TorchThreads());
+                        call.n, kept, out.data(), torch_threads());
   return out.release();
 }
 
