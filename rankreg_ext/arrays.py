@@ -164,16 +164,16 @@ def rankreg_loss(
     norm = _validate.choice("rankreg_loss", "normalize", normalize, _ops.NORMALIZE)
     reduce = _validate.choice("rankreg_loss", "reduction", reduction, _ops.REDUCTION)
     kernels = _kernels()
-    if not (kernels is not None and type(scores) is np.ndarray and type(lam) is float):
+    if type(lam) is not float or not _validate.LAM_MIN <= lam <= _validate.LAM_MAX:
         scores = np.asarray(scores)
-    lam = _lam(lam, scores)
+        lam = _lam(lam, scores)
     if kernels is not None:
         args = (lam, power, bool(norm))
         out = kernels.rankreg_loss(scores, positives, *args, where, reduce, bool(gradient))
         if out is None:
             scores, positives, where = _lists("rankreg_loss", scores, positives, where)
             out = kernels.rankreg_loss(scores, positives, *args, where, reduce, bool(gradient))
-        loss = out[0] if reduction == "none" else out[0][()]
+        loss = out[0] if out[0].ndim else out[0][()]
         return (loss, out[1]) if gradient else loss
     scores, positives, where = _lists("rankreg_loss", scores, positives, where)
     scores = _tensor(scores).requires_grad_(gradient)
@@ -251,4 +251,5 @@ def _plain(x: NDArray | None) -> NDArray | None:
 
 
 def _tensor(x: NDArray | None) -> torch.Tensor | None:
-    return None if x is None else torch.from_numpy(np.array(x, order="C"))
+    """A tensor of a copy. Torch knows one integer type of each size: ``dtype.str`` names that."""
+    return None if x is None else torch.from_numpy(np.array(x, order="C").view(x.dtype.str))

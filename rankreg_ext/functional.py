@@ -2,9 +2,9 @@
 
 Eager calls go through a Python ``autograd.Function`` around the registered op, which costs about
 half of the dispatcher's own autograd rule. Such a Function takes the scores and one tuple of all
-the rest, and is applied past ``Function.apply``, which prepares calls for ``torch.func``: both cost
-more than they look on a call of a few microseconds. Under ``torch.compile`` and ``torch.func`` the op is
-called as it is, and the rules in :mod:`rankreg_ext._ops` apply. Both give the same numbers.
+the rest, and is applied past ``Function.apply``, which only prepares calls for ``torch.func``: both
+matter in a call of a few microseconds. Under ``torch.compile`` and ``torch.func`` the op is called
+as it is, and the rules in :mod:`rankreg_ext._ops` apply. Both give the same numbers.
 """
 
 from __future__ import annotations

@@ -9,13 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _backend, functional
-
-try:
-    import numpy as np
-except ImportError as error:
-    raise ImportError("rankreg_ext.compat.scipy_stats needs numpy: pip install numpy") from error
-
-import torch
+from ..arrays import _FLOATS, _INTEGERS, _kernels, _plain, _tensor, np
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -24,7 +18,6 @@ __all__ = ["rankdata"]
 
 _METHODS = ("average", "min", "max", "dense", "ordinal")
 _POLICIES = ("propagate", "omit", "raise")
-_KERNEL_TYPES = "?bBhHiIlLqQefd"
 
 _native = _backend.load_native()
 _kernel = None if _native is None else _native.rankdata
@@ -85,12 +78,16 @@ def _general(a: ArrayLike, method: str, axis: int | None, nan_policy: str) -> ND
     if nan_policy not in _POLICIES:
         policies = ", ".join(map(repr, _POLICIES))
         raise ValueError(f"nan_policy must be one of {policies}, got {nan_policy!r}")
+    try:
+        range(x.ndim)[axis]
+    except IndexError:
+        raise np.exceptions.AxisError(axis, x.ndim) from None
     x = np.swapaxes(x, axis, -1)
 
     objects = x.dtype.kind == "O"
-    kernel = _kernel if _backend.requested() in ("auto", "cpu") else None
-    if x.dtype.char in _KERNEL_TYPES:
-        x = np.require(x, x.dtype.newbyteorder("="), ["C", "A", "E"])
+    kernel = None if _kernels() is None else _kernel
+    if x.dtype.char in _FLOATS + _INTEGERS:
+        x = _plain(x)
         if kernel is not None:
             return np.swapaxes(kernel(x, method, -1, nan_policy), axis, -1)
         nan = np.isnan(x)
@@ -103,8 +100,7 @@ def _general(a: ArrayLike, method: str, axis: int | None, nan_policy: str) -> ND
     if kernel is not None:
         ranks = kernel(x, method, -1, "omit")
     else:
-        tensor = torch.from_numpy(np.array(x, order="C"))
-        ranks = functional.rank(tensor, descending=False, ties=method).numpy()
+        ranks = functional.rank(_tensor(x), descending=False, ties=method).numpy()
         ranks = ranks.astype(np.float64 if method == "average" or nan.any() else np.int64)
     if nan.any():
         ranks = ranks.astype(np.float64)
