@@ -5,8 +5,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
 #include <string>
 
+#include "cpu/isa.h"
 #include "numpy.h"
 
 namespace py = pybind11;
@@ -61,6 +63,21 @@ py::dict build_info() {
   return info;
 }
 
+py::tuple isas() {
+  py::list names;
+  for (const rankreg::Isa isa : rankreg::isas())
+    names.append(rankreg::name(isa));
+  return py::tuple(names);
+}
+
+void use_isa(const std::string& wanted) {
+  for (const rankreg::Isa isa : rankreg::isas()) {
+    if (wanted == rankreg::name(isa)) return rankreg::use_isa(isa);
+  }
+  throw std::invalid_argument("use_isa: isa must be one of those that isas() lists, got '" +
+                              wanted + "'");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -68,5 +85,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info,
         "Facts about this build: version, compiler, cxx_standard, flags, optimized, debug, "
         "architecture, torch_target.");
+  m.def("isas", &isas, "Instruction sets that this machine can run, the widest last.");
+  m.def(
+      "isa", [] { return rankreg::name(rankreg::isa()); },
+      "The instruction set whose kernels are in use.");
+  m.def("use_isa", &use_isa, py::arg("isa"),
+        "Use the kernels of another instruction set, for tests and timings; all give equal "
+        "results.");
   rankreg::bind_numpy(m);
 }

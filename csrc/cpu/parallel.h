@@ -50,6 +50,11 @@ struct Part {
 // Below this many elements a second thread costs more than it brings.
 constexpr int64_t kWorthAThread = 1 << 15;
 
+// Into how many parts to split a list.
+inline int64_t chunks_of(int64_t n, const Parallel& parallel) {
+  return std::max<int64_t>(1, std::min<int64_t>(parallel.threads(), n / kWorthAThread));
+}
+
 // body(first, last, inner) over blocks of lists. Few long lists are done one after the other, each
 // with all threads (`inner`); many lists are shared out, each done by one thread.
 template <class Body>

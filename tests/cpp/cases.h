@@ -22,9 +22,9 @@ using rankreg::View;
 // Where the kernels change their ways; read from the sources, so that the tests follow their
 // tuning.
 struct Thresholds {
-  int64_t counting_max;     // rank.cpp: longest list that is ranked by counting
-  int64_t tile;             // positive_ranks.cpp: scores at a time
-  int64_t compare_all_max;  // positive_ranks.cpp: most thresholds that meet every score
+  int64_t counting_max;     // rank_kernels.h: longest list that is ranked by counting
+  int64_t tile;             // positive_ranks_kernels.h: scores at a time
+  int64_t compare_all_max;  // positive_ranks_kernels.h: most thresholds that meet every score
   int64_t worth_a_thread;   // parallel.h: half of the smallest work that is shared out
 };
 int64_t counting_max();     // internals_rank.cpp

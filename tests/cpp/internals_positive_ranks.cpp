@@ -1,25 +1,25 @@
-// positive_ranks.cpp itself, compiled here and nowhere else: its thresholds and its table.
-#if defined(__GNUC__) && !defined(__clang__)
-// Said of unnamed namespaces in headers; this one is included once.
-#pragma GCC diagnostic ignored "-Wsubobject-linkage"
-#endif
-#include "../../csrc/cpu/positive_ranks.cpp"
+// What positive_ranks_kernels.h keeps to itself: its thresholds and its table.
+#include "../../csrc/cpu/isa.h"
+#define RANKREG_ISA RANKREG_BASELINE
+#define RANKREG_ISA_NAME internals_of_positive_ranks
+#include "../../csrc/cpu/positive_ranks_kernels.h"
 #include "cases.h"
 #include "tests.h"
 
-int64_t cases::tile() { return rankreg::kTile; }
-int64_t cases::compare_all_max() { return rankreg::kCompareAllMax; }
+int64_t cases::tile() { return rankreg::RANKREG_ISA_NAME::kTile; }
+int64_t cases::compare_all_max() { return rankreg::RANKREG_ISA_NAME::kCompareAllMax; }
 
 namespace tests {
 namespace {
 
 using namespace cases;
+namespace kernels = rankreg::RANKREG_ISA_NAME;
 
 // place(key) = 2 #{distinct thresholds < key} + [key is one of them], counted one by one.
 template <class Key>
 void check_table(const std::vector<Key>& thresholds, const std::vector<Key>& keys) {
   using C = typename std::conditional<sizeof(Key) == 4, float, double>::type;
-  const rankreg::Table<C> table(thresholds);
+  const kernels::Table<C> table(thresholds);
   std::vector<Key> distinct;
   for (const Key key : thresholds) {
     if (std::find(distinct.begin(), distinct.end(), key) == distinct.end()) distinct.push_back(key);

@@ -1,19 +1,19 @@
-// The kernels of rank.cpp themselves, compiled here and nowhere else: the 64-bit indices of lists
-// beyond 2^32 items are tried on short ones.
-#if defined(__GNUC__) && !defined(__clang__)
-// Said of unnamed namespaces in headers; this one is included once.
-#pragma GCC diagnostic ignored "-Wsubobject-linkage"
-#endif
-#include "../../csrc/cpu/rank.cpp"
+// What rank_kernels.h keeps to itself: the 64-bit indices of lists beyond 2^32 items are tried on
+// short ones.
+#include "../../csrc/cpu/isa.h"
+#define RANKREG_ISA RANKREG_BASELINE
+#define RANKREG_ISA_NAME internals_of_rank
+#include "../../csrc/cpu/rank_kernels.h"
 #include "cases.h"
 #include "tests.h"
 
-int64_t cases::counting_max() { return rankreg::kCountingMax; }
+int64_t cases::counting_max() { return rankreg::RANKREG_ISA_NAME::kCountingMax; }
 
 namespace tests {
 namespace {
 
 using namespace cases;
+namespace kernels = rankreg::RANKREG_ISA_NAME;
 
 template <class T>
 void wide_indices(Type type, Ties ties, int64_t lists, int64_t n) {
@@ -34,14 +34,14 @@ void wide_indices(Type type, Ties ties, int64_t lists, int64_t n) {
     Outputs out;
     out.emplace_back(rank_type, lists * n);
     R* ranks = static_cast<R*>(out[0].data());
-    rankreg::rank_lists<uint64_t>(
+    kernels::rank_lists<uint64_t>(
         lists, n, ties, parallel,
         [&](int64_t list) {
-          return rankreg::Scores<T>{rankreg::Row<T>(x.view(), list),
+          return kernels::Scores<T>{rankreg::Row<T>(x.view(), list),
                                     rankreg::Mask(where.view(), list), descending};
         },
         [&](int64_t list) {
-          return rankreg::RankSink<R>{ranks + list * n, rankreg::Mask(where.view(), list)};
+          return kernels::RankSink<R>{ranks + list * n, rankreg::Mask(where.view(), list)};
         },
         [](int64_t) { return false; });
     if constexpr (rankreg::kIsFloat<T>) {
@@ -49,15 +49,15 @@ void wide_indices(Type type, Ties ties, int64_t lists, int64_t n) {
       out.emplace_back(type, lists * n);
       T* gradient = static_cast<T*>(out[1].data());
       const View saved = out[0].view(n);
-      rankreg::rank_lists<uint64_t>(
+      kernels::rank_lists<uint64_t>(
           lists, n, ties, parallel,
           [&](int64_t list) {
-            return rankreg::MovedScores<T, R>{
+            return kernels::MovedScores<T, R>{
                 rankreg::Row<T>(x.view(), list), rankreg::Row<R>(g.view(), list),
                 rankreg::Mask(where.view(), list), C(lam), descending};
           },
           [&](int64_t list) {
-            return rankreg::GradientSink<T, R>{gradient + list * n, rankreg::Row<R>(saved, list),
+            return kernels::GradientSink<T, R>{gradient + list * n, rankreg::Row<R>(saved, list),
                                                rankreg::Mask(where.view(), list), C(lam)};
           },
           [](int64_t) { return false; });

@@ -17,16 +17,42 @@
 // Bytes moved, per score: 4 (float32) + 1 (positives) forward, and 4 more, the gradient, backward.
 // Threads split the list, count for themselves, and add integers: the result does not depend on
 // them.
-#include "positive_ranks.h"
+#pragma once
 
 #include <limits>
 #include <memory>
 
 #include "../common/formulas.h"
 #include "../common/keys.h"
+#include "positive_ranks.h"
+#include "target.h"
 
+RANKREG_TARGET_BEGIN
 namespace rankreg {
-namespace {
+namespace RANKREG_ISA_NAME {
+
+// The steps on one list, which rankreg_loss is made of too.
+
+template <class T>
+struct ScoreList {
+  Row<T> scores;
+  Row<uint8_t> positives;
+  Mask where;
+  int64_t n;
+
+  bool masked(int64_t i) const { return where && !where[i]; }
+};
+
+// The positives of one list in index order: all the memory that the method needs.
+template <class C>
+struct Positives {
+  std::vector<int64_t> at;   // index in the list
+  std::vector<C> score;      // a
+  std::vector<C> moved;      // a+, filled by the caller before step_gradient
+  std::vector<double> rank;  // NaN for a NaN score
+
+  int64_t size() const { return int64_t(at.size()); }
+};
 
 constexpr int64_t kTile = 2048;          // scores: 8 KiB of floats
 constexpr int kBlock = 8;                // thresholds held in registers
@@ -35,10 +61,6 @@ constexpr int64_t kCompareAllMax = 512;  // thresholds beyond which the table is
 // Counters as wide as the scores keep the vectors full; a tile cannot overflow them.
 template <class C>
 using Counter = typename std::conditional<sizeof(C) == 4, int32_t, int64_t>::type;
-
-int64_t chunks_of(int64_t n, const Parallel& parallel) {
-  return std::max<int64_t>(1, std::min<int64_t>(parallel.threads(), n / kWorthAThread));
-}
 
 // Scores [begin, begin + size) as C, masked ones NaN: the list's own memory where that is the same.
 template <class T, class C = Compute<T>>
@@ -138,7 +160,7 @@ class Table {
 };
 
 // Of counts by place: counts[p] becomes the number at places after p.
-void count_after(std::vector<int64_t>& counts) {
+inline void count_after(std::vector<int64_t>& counts) {
   int64_t after = 0;
   for (size_t p = counts.size(); p-- > 0;) {
     const int64_t here = counts[p];
@@ -148,7 +170,7 @@ void count_after(std::vector<int64_t>& counts) {
 }
 
 // Sum of the chunks' counters into the first of them.
-std::vector<int64_t>& reduce(std::vector<std::vector<int64_t>>& counts) {
+inline std::vector<int64_t>& reduce(std::vector<std::vector<int64_t>>& counts) {
   for (size_t c = 1; c < counts.size(); ++c) {
     for (size_t i = 0; i < counts[0].size(); ++i)
       counts[0][i] += counts[c][i];
@@ -156,8 +178,7 @@ std::vector<int64_t>& reduce(std::vector<std::vector<int64_t>>& counts) {
   return counts[0];
 }
 
-}  // namespace
-
+// Fills at and score.
 template <class T>
 void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
                     const Parallel& parallel) {
@@ -192,6 +213,7 @@ void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
     found.score[i] = widen(list.scores[found.at[i]]);
 }
 
+// Fills rank: 1 + #{k : a_k > a_i}.
 template <class T>
 void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
                     const Parallel& parallel) {
@@ -253,6 +275,7 @@ void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
   }
 }
 
+// out[j] = upstream * (rk(a+)_j - rk(a)_j) / divisor for every j in the list.
 template <class T>
 void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found, Compute<T> divisor,
                    Compute<T> upstream, T* out, const Parallel& parallel) {
@@ -349,17 +372,6 @@ void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found,
   }
 }
 
-#define RANKREG_INSTANTIATE(T)                                                                \
-  template void find_positives(const ScoreList<T>&, Positives<Compute<T>>&, const Parallel&); \
-  template void rank_positives(const ScoreList<T>&, Positives<Compute<T>>&, const Parallel&); \
-  template void step_gradient(const ScoreList<T>&, const Positives<Compute<T>>&, Compute<T>,  \
-                              Compute<T>, T*, const Parallel&);
-RANKREG_INSTANTIATE(Half)
-RANKREG_INSTANTIATE(BFloat16)
-RANKREG_INSTANTIATE(float)
-RANKREG_INSTANTIATE(double)
-#undef RANKREG_INSTANTIATE
-
 void positive_ranks(const View& scores, const View& positives, const View& where, int64_t lists,
                     int64_t n, Type rank_type, void* ranks, const Parallel& parallel) {
   if (lists == 0 || n == 0) return;
@@ -415,4 +427,6 @@ void positive_ranks_backward(const View& grad, const View& scores, const View& p
   });
 }
 
+}  // namespace RANKREG_ISA_NAME
 }  // namespace rankreg
+RANKREG_TARGET_END

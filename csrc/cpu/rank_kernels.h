@@ -14,7 +14,7 @@
 //
 // Scratch, per element: 2 keys + 2 indices, that is 16 bytes for 32-bit scores (24 for 64-bit, 12
 // for 16-bit). Traffic per pass: key + index read and written once.
-#include "rank.h"
+#pragma once
 
 #include <limits>
 #include <memory>
@@ -22,10 +22,12 @@
 
 #include "../common/formulas.h"
 #include "../common/keys.h"
+#include "rank.h"
+#include "target.h"
 
+RANKREG_TARGET_BEGIN
 namespace rankreg {
-namespace {
-
+namespace RANKREG_ISA_NAME {
 // Below this length comparing everything with everything is faster than 256-entry histograms.
 constexpr int64_t kCountingMax = 96;
 constexpr int kDigitBits = 8, kBuckets = 1 << kDigitBits;
@@ -104,10 +106,6 @@ struct Items {
     }
   }
 };
-
-int64_t chunks_of(int64_t n, const Parallel& parallel) {
-  return std::max<int64_t>(1, std::min<int64_t>(parallel.threads(), n / kWorthAThread));
-}
 
 // Fills side 0 in index order; returns how many items take part.
 template <class Source, class Key, class Index>
@@ -214,7 +212,7 @@ int sort(Items<Key, Index>& items, int64_t m, const Parallel& parallel) {
 }
 
 // The rank of the item at sorted `place` in a tie group [first, last), the group-th of its list.
-double tied_rank(Ties ties, int64_t first, int64_t last, int64_t place, int64_t group) {
+inline double tied_rank(Ties ties, int64_t first, int64_t last, int64_t place, int64_t group) {
   switch (ties) {
     case Ties::kMin: return double(first + 1);
     case Ties::kMax: return double(last);
@@ -344,8 +342,6 @@ void rank_all(int64_t lists, int64_t n, Ties ties, const Parallel& parallel,
   }
 }
 
-}  // namespace
-
 void rank(const View& x, const View& where, bool descending, Ties ties, int64_t lists, int64_t n,
           Type rank_type, void* ranks, const Parallel& parallel) {
   if (lists == 0 || n == 0) return;
@@ -399,4 +395,6 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
   });
 }
 
+}  // namespace RANKREG_ISA_NAME
 }  // namespace rankreg
+RANKREG_TARGET_END

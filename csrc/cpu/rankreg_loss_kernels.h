@@ -1,15 +1,17 @@
 // rankreg_loss: the two steps of positive_ranks with the regulariser's formulas between them.
 // Forward reads every score once and backward once; in between only `kept` ranks a list are stored.
-#include "rankreg_loss.h"
+#pragma once
 
 #include "../common/formulas.h"
-#include "positive_ranks.h"
+#include "positive_ranks_kernels.h"
+#include "rankreg_loss.h"
+#include "target.h"
 
+RANKREG_TARGET_BEGIN
 namespace rankreg {
-namespace {
-
+namespace RANKREG_ISA_NAME {
 // Z: the number of unmasked items, or 1.
-int64_t length_of(const Mask& where, int64_t n, bool by_length) {
+inline int64_t length_of(const Mask& where, int64_t n, bool by_length) {
   if (!by_length) return 1;
   if (!where) return n;
   int64_t length = 0;
@@ -17,8 +19,6 @@ int64_t length_of(const Mask& where, int64_t n, bool by_length) {
     length += where[i] != 0;
   return length;
 }
-
-}  // namespace
 
 void rankreg_loss(const View& scores, const View& positives, const View& where,
                   const RankRegOptions& options, Reduction reduction, int64_t lists, int64_t n,
@@ -113,4 +113,6 @@ void rankreg_loss_backward(const View& grad, const View& scores, const View& pos
   });
 }
 
+}  // namespace RANKREG_ISA_NAME
 }  // namespace rankreg
+RANKREG_TARGET_END

@@ -1,0 +1,9 @@
+// The kernels, compiled for avx2.
+#include "isa.h"
+
+#if RANKREG_X86
+#define RANKREG_ISA RANKREG_AVX2
+#include "positive_ranks_kernels.h"
+#include "rank_kernels.h"
+#include "rankreg_loss_kernels.h"
+#endif
