@@ -3,7 +3,8 @@
 // Each function takes arrays as they lie in memory, with any strides. Where an argument is of
 // another kind - no plain ndarray, swapped bytes, misaligned, batch dimensions without a common
 // stride, a type without a kernel - it returns None: the Python side then converts and calls again,
-// or says what is wrong. The GIL is released while a kernel runs on more than a few elements.
+// or says what is wrong. The GIL is released while a kernel runs on more than a few elements; the
+// results are arrays that nobody else has seen yet, the arguments are the caller's to leave alone.
 #include "numpy.h"
 
 #include <pybind11/numpy.h>
@@ -86,7 +87,7 @@ void* data_of(const py::array& x) { return py::detail::array_proxy(x.ptr())->dat
 bool is_plain(PyObject* x) { return Py_TYPE(x) == numpy().PyArray_Type_; }
 
 // Folds dimensions, listed from the outer to the inner one, into one stride in elements.
-bool fold(const py::ssize_t* shape, const py::ssize_t* strides, const int* dimensions, int count,
+bool fold(const py::ssize_t* shape, const py::ssize_t* strides, const int8_t* dimensions, int count,
           py::ssize_t size, int64_t* stride) {
   int64_t folded = 1;
   *stride = 0;
@@ -110,7 +111,7 @@ struct Lists {
   int64_t lists = 1, n = 1;
   int dimensions = 0;
   const py::ssize_t* shape = nullptr;
-  std::array<int, kMaxDimensions> order;  // dimensions, those of the batch first
+  std::array<int8_t, kMaxDimensions> order;  // dimensions, those of the batch first
 
   static std::optional<Lists> of(PyObject* object, std::optional<int> axis) {
     if (!is_plain(object)) return std::nullopt;
@@ -124,7 +125,7 @@ struct Lists {
     out.view.data = data_of(x);
     out.view.type = *type;
     for (int d = 0; d < out.dimensions; ++d)
-      out.order[size_t(d)] = d;
+      out.order[size_t(d)] = int8_t(d);
     const py::ssize_t size = x.itemsize();
     if (!axis) {
       for (int d = 0; d < out.dimensions; ++d)
@@ -139,7 +140,7 @@ struct Lists {
     out.n = out.shape[at];
     for (int d = 0; d < last; ++d)
       out.lists *= out.shape[out.order[size_t(d)]];
-    const int* order = out.order.data();
+    const int8_t* order = out.order.data();
     if (!fold(out.shape, x.strides(), order, last, size, &out.view.list_stride) ||
         !fold(out.shape, x.strides(), order + last, 1, size, &out.view.stride))
       return std::nullopt;

@@ -5,6 +5,7 @@
 // through memory once more per step.
 #include "rankdata.h"
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
 
@@ -69,6 +70,7 @@ void make_integers(char* ranks, int64_t count, const Parallel& parallel) {
 }
 
 View from_list(View x, int64_t list) {
+  if (list == 0) return x;
   int64_t size = 0;
   dispatch_any(x.type, [&](auto tag) { size = sizeof(typename decltype(tag)::type); });
   x.data = static_cast<const char*>(x.data) + list * x.list_stride * size;
