@@ -91,7 +91,7 @@ bool fold(const py::ssize_t* shape, const py::ssize_t* strides, const int8_t* di
           py::ssize_t size, int64_t* stride) {
   int64_t folded = 1;
   *stride = 0;
-  for (int i = count - 1; i >= 0; --i) {
+  for (int i = count - 1; i >= 0 && folded > 0; --i) {  // no stride matters once there is nothing
     const int d = dimensions[i];
     if (shape[d] == 1) continue;
     if (strides[d] % size) return false;

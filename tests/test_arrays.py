@@ -22,7 +22,21 @@ SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0)
 native = pytest.mark.skipif(_backend.usable("cpu") is not None, reason="no native library")
 
 shapes = st.sampled_from(
-    ((0,), (1,), (2,), (9,), (33,), (97,), (129,), (300,), (0, 4), (3, 0), (3, 17), (2, 3, 5))
+    (
+        (0,),
+        (1,),
+        (2,),
+        (9,),
+        (33,),
+        (97,),
+        (129,),
+        (300,),
+        (0, 4),
+        (3, 0),
+        (2, 0, 3, 4),
+        (3, 17),
+        (2, 3, 5),
+    )
 )
 
 
