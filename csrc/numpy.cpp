@@ -3,8 +3,8 @@
 // Each function takes arrays as they lie in memory, with any strides. Where an argument is of
 // another kind - no plain ndarray, swapped bytes, misaligned, batch dimensions without a common
 // stride, a type without a kernel - it returns None: the Python side then converts and calls again,
-// or says what is wrong. The GIL is released while a kernel runs on more than a few elements; the
-// results are arrays that nobody else has seen yet, the arguments are the caller's to leave alone.
+// or says what is wrong. The GIL is released while a kernel runs on more than a few elements: the
+// caller must leave the arguments alone until the call is over.
 #include "numpy.h"
 
 #include <pybind11/numpy.h>
@@ -25,14 +25,16 @@ namespace rankreg {
 namespace {
 
 constexpr int kMaxDimensions = 64;  // of NumPy 2; 32 before
+constexpr int kNumberOfHalf = 23;   // NPY_HALF, which pybind11 has no name for
 // A kernel that is shorter than the release and the taking back of the GIL keeps it.
 constexpr int64_t kWorthTheGil = 4096;
+// Ranks of so many positives are kept for the gradient; a list with more counts them again.
+constexpr int64_t kKept = 256;
 
 const py::detail::npy_api& numpy() { return py::detail::npy_api::get(); }
 
 std::optional<Type> type_of(const py::array& x) {
   using Api = py::detail::npy_api;
-  constexpr int half = 23;  // NPY_HALF, which pybind11 has no name for
   const auto* dtype = py::detail::array_descriptor_proxy(py::detail::array_proxy(x.ptr())->descr);
   if (dtype->byteorder != '=' && dtype->byteorder != '|') return std::nullopt;
   const auto integer = [](size_t size, bool is_signed) {
@@ -55,7 +57,7 @@ std::optional<Type> type_of(const py::array& x) {
     case Api::NPY_ULONG_: return integer(sizeof(long), false);
     case Api::NPY_LONGLONG_: return integer(sizeof(long long), true);
     case Api::NPY_ULONGLONG_: return integer(sizeof(long long), false);
-    case half: return Type::kHalf;
+    case kNumberOfHalf: return Type::kHalf;
     case Api::NPY_FLOAT_: return Type::kFloat;
     case Api::NPY_DOUBLE_: return Type::kDouble;
     default: return std::nullopt;
@@ -65,7 +67,7 @@ std::optional<Type> type_of(const py::array& x) {
 int number_of(Type type) {
   using Api = py::detail::npy_api;
   switch (type) {
-    case Type::kHalf: return 23;
+    case Type::kHalf: return kNumberOfHalf;
     case Type::kFloat: return Api::NPY_FLOAT_;
     case Type::kDouble: return Api::NPY_DOUBLE_;
     default: return Api::NPY_INT64_;
@@ -300,7 +302,7 @@ py::object rankreg_loss_of(const py::object& scores, const py::object& positives
   const std::optional<View> of = mask_of(positives, *lists), mask = mask_of(where, *lists);
   if (!of || !mask) return py::none();
 
-  const int64_t kept = with_gradient ? std::min<int64_t>(lists->n, 256) : 0;
+  const int64_t kept = with_gradient ? std::min(lists->n, kKept) : 0;
   const Type type = rank_type(*lists), score_type = lists->view.type;
   const Type compute = score_type == Type::kDouble ? Type::kDouble : Type::kFloat;
   const RankRegOptions options{lam, power, by_length};
