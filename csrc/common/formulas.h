@@ -23,9 +23,9 @@ RANKREG_HD inline C perturb(C a, C lam, C g, bool descending = true) {
 #endif
 }
 
-// upstream * (r' - r) / divisor, the difference being exact in double.
-template <class C>
-RANKREG_HD inline C gradient(double moved_rank, double rank, C divisor, C upstream = C(1)) {
+// upstream * (r' - r) / divisor; the difference is exact in the type R of the ranks.
+template <class C, class R>
+RANKREG_HD inline C gradient(R moved_rank, R rank, C divisor, C upstream = C(1)) {
   return upstream * (C(moved_rank - rank) / divisor);
 }
 

@@ -63,15 +63,16 @@ RANKREG_HD inline bool is_nan(T value) {
   }
 }
 
-// Ascending with the score; -0.0 and 0.0 share a key. NaN has none: test it first.
+// Ascending with the score; -0.0 and 0.0 share a key. NaN has none: test it first. Without
+// branches, so that it vectorises.
 template <class T>
 RANKREG_HD inline KeyOf<T> ascending_key(T value) {
   using Key = KeyOf<T>;
   constexpr Key top = Key(Key{1} << (8 * sizeof(Key) - 1));
   if constexpr (kIsFloat<T>) {
     const Key bits = bit_cast<Key>(value);
-    if (bits & top) return bits == top ? top : Key(~bits);
-    return Key(bits | top);
+    const Key positive = Key(bits == top ? Key{0} : bits);
+    return Key(positive ^ (positive & top ? Key(~Key{0}) : top));
   } else if constexpr (std::is_signed<T>::value) {
     return Key(Key(value) ^ top);
   } else {

@@ -195,7 +195,7 @@ RANKREG_INLINE uint32_t same_above(Words a, Words b, int bits) {
 
 #endif
 
-constexpr int kLanes = Words::kLanes, kBlock = Words::kLanes * Words::kRows;
+constexpr int kLanes = Words::kLanes, kNetworkBlock = Words::kLanes * Words::kRows;
 
 // Compile-time loops, so that a block's rows stay in registers.
 template <int begin, int end, int step, class F>
@@ -308,7 +308,7 @@ inline void order_mirrored(uint32_t* low, uint32_t* high) {
 }
 
 inline void order_blocks(uint32_t* low, uint32_t* high) {
-  for (int i = 0; i < kBlock; i += kLanes) {
+  for (int i = 0; i < kNetworkBlock; i += kLanes) {
     Words a = Words::load(low + i), b = Words::load(high + i);
     order_pair(a, b);
     a.store(low + i);
@@ -318,7 +318,7 @@ inline void order_blocks(uint32_t* low, uint32_t* high) {
 
 // Two strides in one pass over four blocks.
 inline void order_four_blocks(uint32_t* words, int64_t stride) {
-  for (int i = 0; i < kBlock; i += kLanes) {
+  for (int i = 0; i < kNetworkBlock; i += kLanes) {
     Words a = Words::load(words + i), b = Words::load(words + stride + i);
     Words c = Words::load(words + 2 * stride + i), d = Words::load(words + 3 * stride + i);
     order_pair(a, c);
@@ -335,8 +335,8 @@ inline void order_four_blocks(uint32_t* words, int64_t stride) {
 // Sorts `blocks` blocks of words into one list, numbered block by block.
 inline void sort_blocks(uint32_t* words, int64_t blocks) {
   for (int64_t b = 0; b < blocks; ++b)
-    sort_block<Words::kRows>(words + b * kBlock);
-  const auto at = [&](int64_t block) { return words + block * kBlock; };
+    sort_block<Words::kRows>(words + b * kNetworkBlock);
+  const auto at = [&](int64_t block) { return words + block * kNetworkBlock; };
   for (int64_t run = 1; run < blocks; run *= 2) {
     for (int64_t begin = 0; begin + run < blocks; begin += 2 * run) {
       for (int64_t i = 0; i < run; ++i) {
@@ -349,7 +349,7 @@ inline void sort_blocks(uint32_t* words, int64_t blocks) {
         for (int64_t first = begin; first < begin + 2 * run; first += 2 * stride) {
           for (int64_t i = first; i < first + half; ++i) {
             if (i + 3 * half < blocks) {
-              order_four_blocks(at(i), half * kBlock);
+              order_four_blocks(at(i), half * kNetworkBlock);
             } else {
               if (i + 2 * half < blocks) order_blocks(at(i), at(i + 2 * half));
               if (i + half < blocks) order_blocks(at(i), at(i + half));

@@ -29,6 +29,7 @@
 #include "network.h"
 #include "parallel.h"
 #include "target.h"
+#include "tuning.h"
 
 RANKREG_TARGET_BEGIN
 namespace rankreg {
@@ -142,15 +143,14 @@ void range_of(const Key* key, int64_t n, Key* low, Key* high) {
   *high = most;
 }
 
-// Keys up to which every key meets every key, and up to which one network sorts a list.
-constexpr int64_t kCountingMax = RANKREG_ISA == RANKREG_BASELINE ? 24 : 32;
-constexpr int64_t kNetworkMax = RANKREG_ISA == RANKREG_BASELINE ? 4096 : 16384;
+constexpr int64_t kCountingMax = kRankTuning[RANKREG_ISA].counting_max;
+constexpr int64_t kNetworkMax = kRankTuning[RANKREG_ISA].network_max;
 
 // Longest run of equal coarse keys that is put in order by insertion.
 constexpr int64_t kRunMax = 16;
 
 // Callers leave room for this many places and indices beyond those of a list: padding goes there.
-constexpr int64_t kRoom = kBlock;
+constexpr int64_t kRoom = kNetworkBlock;
 
 template <class Key, class Value>
 class Placer {
@@ -435,6 +435,276 @@ class Placer {
   std::unique_ptr<Placer> inner_;  // of long runs, whose keys and indices are
   Buffer<Key> run_key_;
   Buffer<uint32_t> run_at_;
+};
+
+// Longest list: its places, and those of the padding, are 32-bit numbers.
+constexpr int64_t kPlacesMax = std::numeric_limits<uint32_t>::max() - 2 * kRoom;
+
+constexpr int64_t kKeyTile = 2048;   // keys at a time; they stay in the first-level cache
+constexpr int64_t kTogether = 1024;  // keys in neighbouring cells that are sorted together
+constexpr int kCellBits = 12;        // at most; the counters fit the first-level cache
+
+// From this length on the 65,536 keys of 16-bit scores are counted one by one.
+constexpr int64_t kHistogramMin = 1 << 15;
+
+// A part of a list, as a source like any other.
+template <class KeyType>
+struct Sublist {
+  using Key = KeyType;
+  const Key* key;
+  const uint32_t* at;
+
+  bool operator()(int64_t i, Key* out) const {
+    *out = key[i];
+    return true;
+  }
+  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const {
+    std::copy(key + begin, key + end, keys);
+    std::copy(at + begin, at + end, index);
+    return end - begin;
+  }
+};
+
+// Places of lists of any length up to kPlacesMax.
+//
+// A source gives the keys of a list:
+//   source(i, &key)                     that of item i; false if it takes no part
+//   source.tile(begin, end, key, index) those of the items of [begin, end) that take part, and
+//   their
+//                                       indices; returns how many
+template <class Key, class Value>
+class LongPlacer {
+ public:
+  // Places of the keys of a source of n items, at the indices of those that take part, and
+  // something to place[n]; `present` becomes their number. Returns whether keys are equal.
+  template <class Source>
+  bool place(const Source& source, int64_t n, Places kind, uint32_t* place, int64_t* present,
+             const Parallel& parallel) {
+    if constexpr (sizeof(Key) == 2) {
+      if (n >= kHistogramMin) return place_by_key(source, n, kind, place, present, parallel);
+    }
+    Key low, high;
+    if (!sampled_range(source, n, &low, &high) && !full_range(source, n, &low, &high)) {
+      return place_alike(source, n, kind, place, present);
+    }
+    const int bits = cell_bits(n);
+    return distribute(source, n, Coarse<Key, Value>(low, high, bits), int64_t{1} << bits, kind, 0,
+                      uint32_t(n), place, present, parallel);
+  }
+
+ private:
+  static int cell_bits(int64_t n) { return std::min(kCellBits, bits_of(uint64_t(n / 256))); }
+
+  // Of a thousand items: keys beyond that range go to the outermost cells.
+  template <class Source>
+  static bool sampled_range(const Source& source, int64_t n, Key* low, Key* high) {
+    bool any = false;
+    const int64_t step = n / 1000 + 1;
+    for (int64_t i = 0; i < n; i += step) {
+      Key key;
+      if (!source(i, &key)) continue;
+      *low = any ? std::min(*low, key) : key;
+      *high = any ? std::max(*high, key) : key;
+      any = true;
+    }
+    return any && *low < *high;
+  }
+
+  // f(keys, indices, count) for the items of [begin, end), a tile at a time.
+  template <class Source, class F>
+  static void for_tiles(const Source& source, int64_t begin, int64_t end, const F& f) {
+    Key key[kKeyTile];
+    uint32_t index[kKeyTile];
+    for (int64_t at = begin; at < end; at += kKeyTile)
+      f(key, index, source.tile(at, std::min(end, at + kKeyTile), key, index));
+  }
+
+  template <class Source>
+  static bool full_range(const Source& source, int64_t n, Key* low, Key* high) {
+    Key least = std::numeric_limits<Key>::max(), most = 0;
+    for_tiles(source, 0, n, [&](const Key* key, const uint32_t*, int64_t count) {
+      if (count == 0) return;
+      Key tile_least, tile_most;
+      range_of(key, count, &tile_least, &tile_most);
+      least = std::min(least, tile_least);
+      most = std::max(most, tile_most);
+    });
+    *low = least;
+    *high = most;
+    return least < most;
+  }
+
+  // All keys are equal.
+  template <class Source>
+  static bool place_alike(const Source& source, int64_t n, Places kind, uint32_t* place,
+                          int64_t* present) {
+    uint32_t own = 0;
+    for_tiles(source, 0, n, [&](const Key*, const uint32_t* index, int64_t count) {
+      for (int64_t i = 0; i < count; ++i, ++own)
+        place[index[i]] = kind == Places::kOwn ? own : 0;
+    });
+    *present = own;
+    return own > 1;
+  }
+
+  // One counter per key: no order is made at all.
+  template <class Source>
+  bool place_by_key(const Source& source, int64_t n, Places kind, uint32_t* place, int64_t* present,
+                    const Parallel& parallel) {
+    constexpr int64_t keys = int64_t{1} << (8 * sizeof(Key));
+    const int64_t chunks = chunks_of(n, parallel);
+    uint32_t* const counts = counts_.of(chunks * keys);
+    parallel.each(chunks, [&](int64_t c) {
+      const Part part(n, c, chunks);
+      uint32_t* const count = counts + c * keys;
+      std::fill(count, count + keys, 0u);
+      for_tiles(source, part.begin, part.end, [&](const Key* key, const uint32_t*, int64_t size) {
+        for (int64_t i = 0; i < size; ++i)
+          ++count[key[i]];
+      });
+    });
+    bool equal = false;
+    uint32_t before = 0;  // keys placed already
+    for (int64_t key = 0; key < keys; ++key) {
+      uint32_t here = 0;
+      for (int64_t c = 0; c < chunks; ++c) {
+        uint32_t& slot = counts[c * keys + key];
+        const uint32_t count = slot;
+        slot = before + (kind == Places::kOwn ? here : 0);
+        here += count;
+      }
+      equal |= here > 1;
+      before += here;
+    }
+    *present = before;
+    parallel.each(chunks, [&](int64_t c) {
+      const Part part(n, c, chunks);
+      uint32_t* const next = counts + c * keys;
+      for_tiles(source, part.begin, part.end,
+                [&](const Key* key, const uint32_t* index, int64_t size) {
+                  if (kind == Places::kOwn) {
+                    for (int64_t i = 0; i < size; ++i)
+                      place[index[i]] = next[key[i]]++;
+                  } else {
+                    for (int64_t i = 0; i < size; ++i)
+                      place[index[i]] = next[key[i]];
+                  }
+                });
+    });
+    return equal;
+  }
+
+  template <class Source, class Cells>
+  bool distribute(const Source& source, int64_t n, const Cells& coarse, int64_t cells, Places kind,
+                  uint32_t base, uint32_t nowhere, uint32_t* place, int64_t* present,
+                  const Parallel& parallel) {
+    const int64_t chunks = chunks_of(n, parallel);
+    uint32_t* const counts = counts_.of(chunks * cells);
+    Key* const sorted_key = key_.of(n);
+    uint32_t* const sorted_index = index_.of(n);
+    // f(chunk's counter of a key's cell, key, index) for all items.
+    const auto for_cells = [&](int64_t c, const auto& f) {
+      const Part part(n, c, chunks);
+      uint32_t* const count = counts + c * cells;
+      coarse.with_clamped_map([&](auto map) {
+        for_tiles(source, part.begin, part.end,
+                  [&](const Key* key, const uint32_t* index, int64_t size) {
+                    uint16_t cell[kKeyTile];
+                    for (int64_t i = 0; i < size; ++i)
+                      cell[i] = uint16_t(map(key[i]));
+                    for (int64_t i = 0; i < size; ++i)
+                      f(count[cell[i]], key[i], index[i]);
+                  });
+      });
+    };
+    parallel.each(chunks, [&](int64_t c) {
+      std::fill(counts + c * cells, counts + (c + 1) * cells, 0u);
+      for_cells(c, [](uint32_t& count, Key, uint32_t) RANKREG_ALWAYS { ++count; });
+    });
+
+    // Groups of neighbouring cells, as items [ends[g - 1], ends[g]).
+    std::vector<uint32_t> ends;
+    uint32_t begin = 0, position = 0;
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      uint32_t here = 0;
+      for (int64_t c = 0; c < chunks; ++c)
+        here += counts[c * cells + cell];
+      if (position > begin && position - begin + here > kTogether) {
+        ends.push_back(position);
+        begin = position;
+      }
+      for (int64_t c = 0; c < chunks; ++c) {
+        uint32_t& slot = counts[c * cells + cell];
+        const uint32_t count = slot;
+        slot = position;
+        position += count;
+      }
+    }
+    ends.push_back(position);
+    *present = position;
+
+    parallel.each(chunks, [&](int64_t c) {
+      for_cells(c, [=](uint32_t& next, Key key, uint32_t index) RANKREG_ALWAYS {
+        const uint32_t at = next++;
+        sorted_key[at] = key;
+        sorted_index[at] = index;
+      });
+    });
+
+    // Groups are shared out in runs of about equally many items.
+    const int64_t tasks = chunks == 1 ? 1 : std::min<int64_t>(8 * chunks, int64_t(ends.size()));
+    if (int64_t(tasks_.size()) < tasks) tasks_.resize(size_t(tasks));
+    std::vector<uint8_t> equal(size_t(tasks), 0);
+    parallel.each(tasks, [&](int64_t t) {
+      const Part part(*present, t, tasks);
+      const auto first = std::upper_bound(ends.begin(), ends.end(), uint32_t(part.begin));
+      uint32_t from = first == ends.begin() ? 0 : *(first - 1);
+      if (from < part.begin) from = *first;  // that group belongs to the task before
+      bool any = false;
+      for (auto end = std::upper_bound(ends.begin(), ends.end(), from);
+           end != ends.end() && from < part.end; from = *end++) {
+        any |= place_group(tasks_[size_t(t)], sorted_key + from, sorted_index + from, *end - from,
+                           kind, base + from, nowhere, place);
+      }
+      equal[size_t(t)] = any;
+    });
+    return std::find(equal.begin(), equal.end(), 1) != equal.end();
+  }
+
+  struct Task {
+    Placer<Key, Value> placer;
+    Buffer<uint32_t> at;
+    std::unique_ptr<LongPlacer> deeper;
+  };
+
+  static bool place_group(Task& task, const Key* key, const uint32_t* index, int64_t size,
+                          Places kind, uint32_t base, uint32_t nowhere, uint32_t* place) {
+    if (size <= kNetworkMax) {
+      uint32_t* const at = task.at.of(size + kRoom);
+      std::copy(index, index + size, at);
+      std::fill(at + size, at + size + kRoom, nowhere);
+      return task.placer.place(key, size, kind, base, Listed{at}, place);
+    }
+    // Linear in the key, whose range every level narrows by as many bits.
+    const Sublist<Key> part{key, index};
+    Key low, high;
+    range_of(key, size, &low, &high);
+    if (low == high) {
+      for (int64_t i = 0; i < size; ++i)
+        place[index[i]] = base + (kind == Places::kOwn ? uint32_t(i) : 0);
+      return true;
+    }
+    if (!task.deeper) task.deeper.reset(new LongPlacer);
+    const int bits = cell_bits(size);
+    int64_t present;
+    return task.deeper->distribute(part, size, Coarse<Key, void>(low, high, bits),
+                                   int64_t{1} << bits, kind, base, nowhere, place, &present,
+                                   Serial());
+  }
+
+  Buffer<Key> key_;
+  Buffer<uint32_t> index_, counts_;
+  std::vector<Task> tasks_;
 };
 
 }  // namespace RANKREG_ISA_NAME

@@ -1,19 +1,14 @@
-// rank: one list at a time is loaded as (key, index) pairs of the items that take part, put in
-// order or counted, and its ranks are handed to a sink at their own places.
+// rank: a list is loaded as keys of the items that take part, gets their places (order.h), and
+// every place becomes a rank.
 //
-// A list comes from a source  - source(i, &key) gives item i's key, false if it is absent -
-// and ends in a sink          - sink.put(i, rank), sink.absent(i).
-// Forward and backward differ in these two alone.
+// Forward and backward differ in their source of keys and in the sink of ranks alone: the scores,
+// or the scores moved by lam * grad as they are loaded; the ranks, or their differences over lam.
 //
-// - Short lists: n^2 comparisons of keys, which the compiler turns into vector code; nothing is put
-//   in order.
-// - Longer lists: a stable LSD radix sort, 8 bits a pass, passes over a constant digit skipped;
-// then
-//   one walk over the groups of equal keys. Threads split a list into chunks with histograms of
-//   their own, so that a single long list uses all of them.
+// Tie rules: "min" is the place that equal keys share, "ordinal" the place of each. Where a list
+// has equal keys at all, counts of the shared places give the other rules.
 //
-// Scratch, per element: 2 keys + 2 indices, that is 16 bytes for 32-bit scores (24 for 64-bit, 12
-// for 16-bit). Traffic per pass: key + index read and written once.
+// Scratch, per element of one list: 12 bytes for scores of up to 32 bits and 16 for 64-bit ones,
+// plus 4 where a tie rule counts.
 #pragma once
 
 #include <limits>
@@ -22,56 +17,119 @@
 
 #include "../common/formulas.h"
 #include "../common/keys.h"
+#include "order.h"
 #include "rank.h"
 #include "target.h"
 
 RANKREG_TARGET_BEGIN
 namespace rankreg {
 namespace RANKREG_ISA_NAME {
-// Below this length comparing everything with everything is faster than 256-entry histograms.
-constexpr int64_t kCountingMax = 96;
-constexpr int kDigitBits = 8, kBuckets = 1 << kDigitBits;
+
+constexpr int64_t kWholeMax = kRankTuning[RANKREG_ISA].whole_max;
+
+// Elements [begin, end) of a row, copied unless they lie side by side.
+template <class T>
+const T* side_by_side(const Row<T>& row, int64_t begin, int64_t end, T* buffer) {
+  if (row.stride == 1) return row.data + begin;
+  for (int64_t i = begin; i < end; ++i)
+    buffer[i - begin] = row[i];
+  return buffer;
+}
+
+// The items of [begin, end) that take part, one by one.
+template <class Source>
+int64_t tile_with_gaps(const Source& source, int64_t begin, int64_t end, typename Source::Key* keys,
+                       uint32_t* index) {
+  int64_t count = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    index[count] = uint32_t(i);
+    count += source(i, &keys[count]);
+  }
+  return count;
+}
 
 template <class T>
 struct Scores {
   using Key = KeyOf<T>;
+  // Whose values the keys are linear in; 16-bit keys are sorted as they are.
+  using Value = typename std::conditional<std::is_floating_point<T>::value, T, void>::type;
   Row<T> x;
   Mask where;
   bool descending;
 
   bool operator()(int64_t i, Key* key) const {
-    if (where && !where[i]) return false;
     const T value = x[i];
     *key = best_first_key(value, descending);
-    return !is_nan(value);
+    return !(where && !where[i]) && !is_nan(value);
+  }
+
+  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const {
+    if (where) return tile_with_gaps(*this, begin, end, keys, index);
+    T buffer[kKeyTile];
+    const T* const value = side_by_side(x, begin, end, buffer);
+    const int64_t size = end - begin;
+    const Key flip = descending ? Key(~Key{0}) : Key{0};
+    Key nan = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      keys[i] = Key(ascending_key(value[i]) ^ flip);
+      nan = Key(nan | Key(is_nan(value[i])));
+    }
+    if (nan) return tile_with_gaps(*this, begin, end, keys, index);
+    for (int64_t i = 0; i < size; ++i)
+      index[i] = uint32_t(begin + i);
+    return size;
   }
 };
 
 // The perturbed scores x + lam grad, formed as they are loaded.
 template <class T, class R>
 struct MovedScores {
-  using C = Compute<T>;
-  using Key = KeyOf<C>;
+  using Value = Compute<T>;
+  using Key = KeyOf<Value>;
   Row<T> x;
   Row<R> grad;
   Mask where;
-  C lam;
+  Value lam;
   bool descending;
 
   bool operator()(int64_t i, Key* key) const {
-    if (where && !where[i]) return false;
-    const C value = perturb(widen(x[i]), lam, C(grad[i]), descending);
+    const Value value = perturb(widen(x[i]), lam, Value(grad[i]), descending);
     *key = best_first_key(value, descending);
-    return !is_nan(value);
+    return !(where && !where[i]) && !is_nan(value);
+  }
+
+  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const {
+    if (where) return tile_with_gaps(*this, begin, end, keys, index);
+    T buffer[kKeyTile];
+    R grad_buffer[kKeyTile];
+    const T* const score = side_by_side(x, begin, end, buffer);
+    const R* const g = side_by_side(grad, begin, end, grad_buffer);
+    const int64_t size = end - begin;
+    const Key flip = descending ? Key(~Key{0}) : Key{0};
+    const Value step = descending ? lam : -lam;  // a - lam g and a + (-lam) g round alike
+    Key nan = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      const Value value = perturb(widen(score[i]), step, Value(g[i]));
+      keys[i] = Key(ascending_key(value) ^ flip);
+      nan = Key(nan | Key(is_nan(value)));
+    }
+    if (nan) return tile_with_gaps(*this, begin, end, keys, index);
+    for (int64_t i = 0; i < size; ++i)
+      index[i] = uint32_t(begin + i);
+    return size;
   }
 };
 
+// A sink takes the ranks of the items of [begin, end), and what is absent afterwards.
 template <class R>
 struct RankSink {
+  using Rank = R;
   R* out;
   Mask where;
 
-  void put(int64_t i, double rank) const { out[i] = R(rank); }
+  void tile(int64_t begin, int64_t end, const R* rank) const {
+    std::copy(rank, rank + (end - begin), out + begin);
+  }
   void absent(int64_t i) const {
     out[i] = where && !where[i] ? R(0) : std::numeric_limits<R>::quiet_NaN();
   }
@@ -79,267 +137,179 @@ struct RankSink {
 
 template <class T, class R>
 struct GradientSink {
+  using Rank = R;
   using C = Compute<T>;
   T* out;
   Row<R> ranks;
   Mask where;
   C lam;
 
-  void put(int64_t i, double rank) const {
-    out[i] = Narrow<T>::from(gradient(rank, double(ranks[i]), lam));
+  void tile(int64_t begin, int64_t end, const R* rank) const {
+    R buffer[kKeyTile];
+    const R* const before = side_by_side(ranks, begin, end, buffer);
+    const C divisor = lam;
+    for (int64_t i = 0; i < end - begin; ++i)
+      out[begin + i] = Narrow<T>::from(gradient(rank[i], before[i], divisor));
   }
   void absent(int64_t i) const {
     out[i] = Narrow<T>::from(where && !where[i] ? C(0) : std::numeric_limits<C>::quiet_NaN());
   }
 };
 
-// Items of one list that take part, in two buffers between which the passes go to and fro.
-template <class Key, class Index>
-struct Items {
-  std::unique_ptr<Key[]> key[2];
-  std::unique_ptr<Index[]> index[2];
-
-  explicit Items(int64_t n) {
-    for (int side = 0; side < 2; ++side) {
-      key[side].reset(new Key[size_t(n)]);
-      index[side].reset(new Index[size_t(n)]);
-    }
-  }
+// Memory of one thread, kept from list to list.
+template <class Source>
+struct Work {
+  using Key = typename Source::Key;
+  Buffer<Key> key;
+  Buffer<uint32_t> index, place, count;
+  Placer<Key, typename Source::Value> placer;
+  LongPlacer<Key, typename Source::Value> long_placer;
 };
 
-// Fills side 0 in index order; returns how many items take part.
-template <class Source, class Key, class Index>
-int64_t load(const Source& source, int64_t n, Items<Key, Index>& items, const Parallel& parallel) {
+// R(place) for places below 2^31 where R is float: that conversion is one instruction everywhere.
+template <class R>
+RANKREG_INLINE R number(uint32_t place) {
+  if constexpr (sizeof(R) == 4) return R(int32_t(place));
+  return R(place);
+}
+
+// Hands the sink rank_of(place) of every item that takes part.
+template <class Source, class Sink, class RankOf>
+void emit(const Source& source, const Sink& sink, int64_t n, bool gaps, const uint32_t* place,
+          const Parallel& parallel, const RankOf& rank_of) {
   const int64_t chunks = chunks_of(n, parallel);
-  std::vector<int64_t> first(size_t(chunks) + 1, 0);
-  if (chunks > 1) {  // where each chunk starts once the absent items are gone
-    parallel.each(chunks, [&](int64_t c) {
-      const Part part(n, c, chunks);
-      int64_t present = 0;
-      Key key;
-      for (int64_t i = part.begin; i < part.end; ++i)
-        present += source(i, &key);
-      first[size_t(c) + 1] = present;
-    });
-    for (int64_t c = 0; c < chunks; ++c)
-      first[size_t(c) + 1] += first[size_t(c)];
-  }
   parallel.each(chunks, [&](int64_t c) {
     const Part part(n, c, chunks);
-    Key* key = items.key[0].get() + first[size_t(c)];
-    Index* index = items.index[0].get() + first[size_t(c)];
-    for (int64_t i = part.begin; i < part.end; ++i) {
-      Key present;
-      if (source(i, &present)) {
-        *key++ = present;
-        *index++ = Index(i);
+    typename Sink::Rank rank[kKeyTile];
+    for (int64_t begin = part.begin; begin < part.end; begin += kKeyTile) {
+      const int64_t end = std::min(part.end, begin + kKeyTile);
+      if (!gaps) {
+        for (int64_t i = begin; i < end; ++i)
+          rank[i - begin] = rank_of(place[i]);
+        sink.tile(begin, end, rank);
+        continue;
       }
-    }
-    if (chunks == 1) first[1] = key - items.key[0].get();
-  });
-  return first[size_t(chunks)];
-}
-
-template <class Key>
-int digit_of(Key key, int digit) {
-  return int((key >> (digit * kDigitBits)) & Key(kBuckets - 1));
-}
-
-// Stable sort of the first m items by key; returns the side that holds them.
-template <class Key, class Index>
-int sort(Items<Key, Index>& items, int64_t m, const Parallel& parallel) {
-  constexpr int digits = int(sizeof(Key));
-  const int64_t chunks = chunks_of(m, parallel);
-  // counts[chunk][digit][bucket]; those of a digit become the chunk's write positions.
-  std::vector<Index> counts(size_t(chunks) * digits * kBuckets, 0);
-  const auto counts_at = [&](int64_t chunk, int digit) {
-    return counts.data() + (chunk * digits + digit) * kBuckets;
-  };
-  parallel.each(chunks, [&](int64_t c) {
-    const Part part(m, c, chunks);
-    const Key* key = items.key[0].get();
-    for (int64_t i = part.begin; i < part.end; ++i) {
-      for (int d = 0; d < digits; ++d)
-        ++counts_at(c, d)[digit_of(key[i], d)];
-    }
-  });
-
-  int side = 0;
-  bool counts_are_current = true;
-  for (int d = 0; d < digits; ++d) {
-    Index total[kBuckets] = {};
-    for (int64_t c = 0; c < chunks; ++c) {
-      for (int b = 0; b < kBuckets; ++b)
-        total[b] += counts_at(c, d)[b];
-    }
-    if (*std::max_element(total, total + kBuckets) == Index(m)) continue;  // a constant digit
-
-    const Key* key = items.key[side].get();
-    const Index* index = items.index[side].get();
-    Key* sorted_key = items.key[1 - side].get();
-    Index* sorted_index = items.index[1 - side].get();
-    if (!counts_are_current) {  // an earlier pass moved items from chunk to chunk
-      parallel.each(chunks, [&](int64_t c) {
-        const Part part(m, c, chunks);
-        Index* count = counts_at(c, d);
-        std::fill(count, count + kBuckets, Index(0));
-        for (int64_t i = part.begin; i < part.end; ++i)
-          ++count[digit_of(key[i], d)];
-      });
-    }
-    Index position = 0;
-    for (int b = 0; b < kBuckets; ++b) {
-      for (int64_t c = 0; c < chunks; ++c) {
-        Index& slot = counts_at(c, d)[b];
-        const Index count = slot;
-        slot = position;
-        position += count;
+      typename Source::Key key;
+      for (int64_t i = begin; i < end; ++i)
+        rank[i - begin] = source(i, &key) ? rank_of(place[i]) : 0;
+      sink.tile(begin, end, rank);
+      for (int64_t i = begin; i < end; ++i) {
+        if (!source(i, &key)) sink.absent(i);
       }
-    }
-    parallel.each(chunks, [&](int64_t c) {
-      const Part part(m, c, chunks);
-      Index* next = counts_at(c, d);
-      for (int64_t i = part.begin; i < part.end; ++i) {
-        const Index at = next[digit_of(key[i], d)]++;
-        sorted_key[at] = key[i];
-        sorted_index[at] = index[i];
-      }
-    });
-    side = 1 - side;
-    counts_are_current = chunks == 1;
-  }
-  return side;
-}
-
-// The rank of the item at sorted `place` in a tie group [first, last), the group-th of its list.
-inline double tied_rank(Ties ties, int64_t first, int64_t last, int64_t place, int64_t group) {
-  switch (ties) {
-    case Ties::kMin: return double(first + 1);
-    case Ties::kMax: return double(last);
-    case Ties::kAverage: return double(first + 1 + last) / 2;
-    case Ties::kDense: return double(group);
-    case Ties::kOrdinal: return double(place + 1);
-  }
-  return 0;
-}
-
-// Hands every sorted item its rank.
-template <class Sink, class Key, class Index>
-void emit_sorted(const Items<Key, Index>& items, int side, int64_t m, Ties ties, const Sink& sink,
-                 const Parallel& parallel) {
-  const Key* key = items.key[side].get();
-  const Index* index = items.index[side].get();
-  const int64_t chunks = chunks_of(m, parallel);
-  std::vector<int64_t> groups(size_t(chunks) + 1, 0);  // that start before each chunk
-  if (chunks > 1 && ties == Ties::kDense) {
-    parallel.each(chunks, [&](int64_t c) {
-      const Part part(m, c, chunks);
-      int64_t starts = 0;
-      for (int64_t p = part.begin; p < part.end; ++p)
-        starts += p == 0 || key[p] != key[p - 1];
-      groups[size_t(c) + 1] = starts;
-    });
-    for (int64_t c = 0; c < chunks; ++c)
-      groups[size_t(c) + 1] += groups[size_t(c)];
-  }
-  parallel.each(chunks, [&](int64_t c) {
-    const Part part(m, c, chunks);
-    int64_t group = groups[size_t(c)];
-    for (int64_t p = part.begin; p < part.end;) {
-      // Only a chunk's outer groups can reach beyond it; the keys are sorted, so search for their
-      // ends.
-      const bool begins_here = p == 0 || key[p] != key[p - 1];
-      const int64_t first = begins_here ? p : std::lower_bound(key, key + p, key[p]) - key;
-      int64_t last = p + 1;
-      while (last < part.end && key[last] == key[p])
-        ++last;
-      const int64_t stop = last;
-      if (last == part.end) last = std::upper_bound(key + last, key + m, key[p]) - key;
-      group += begins_here;
-      for (; p < stop; ++p)
-        sink.put(int64_t(index[p]), tied_rank(ties, first, last, p, group));
     }
   });
 }
 
-// Ranks by counting, for short lists: the inner loops are branch-free over contiguous keys.
-template <class Sink, class Key, class Index>
-void emit_counted(const Items<Key, Index>& items, int64_t m, Ties ties, const Sink& sink) {
-  const Key* key = items.key[0].get();
-  const Index* index = items.index[0].get();
-  Key leads[kCountingMax];  // 1 for the first of each group of equal keys
-  if (ties == Ties::kDense) {
-    for (int64_t i = 0; i < m; ++i) {
-      Key earlier = 0;
-      for (int64_t k = 0; k < i; ++k)
-        earlier = Key(earlier + (key[k] == key[i]));
-      leads[i] = earlier == 0;
+template <class Source, class Sink>
+void rank_list(const Source& source, const Sink& sink, int64_t n, Ties ties, Work<Source>& work,
+               const Parallel& parallel) {
+  using R = typename Sink::Rank;
+  uint32_t* const place = work.place.of(n + kRoom);
+  const Places kind = ties == Ties::kOrdinal ? Places::kOwn : Places::kFirst;
+  int64_t present = 0;
+  bool equal = false;
+  if (n <= kWholeMax) {
+    auto* const key = work.key.of(n);
+    uint32_t* const index = work.index.of(n + kRoom);
+    for (int64_t begin = 0; begin < n; begin += kKeyTile) {
+      present += source.tile(begin, std::min(n, begin + kKeyTile), key + present, index + present);
     }
-  }
-  for (int64_t i = 0; i < m; ++i) {
-    const Key mine = key[i];
-    Key better = 0, equal = 0;  // counts in the keys' own width keep the vectors full
-    int64_t group = 0, earlier = 0;
-    if (ties == Ties::kDense) {
-      for (int64_t k = 0; k < m; ++k)
-        better = Key(better + (key[k] < mine ? leads[k] : Key(0)));
-      group = int64_t(better) + 1;
-    } else {
-      for (int64_t k = 0; k < m; ++k)
-        better = Key(better + (key[k] < mine));
-      if (ties == Ties::kMax || ties == Ties::kAverage) {
-        for (int64_t k = 0; k < m; ++k)
-          equal = Key(equal + (key[k] == mine));
-      } else if (ties == Ties::kOrdinal) {
-        for (int64_t k = 0; k < i; ++k)
-          earlier += key[k] == mine;
-      }
+    if (present == n) {
+      equal = work.placer.place(key, n, kind, 0, Own(), place);
+    } else if (present > 0) {
+      std::fill(index + present, index + present + kRoom, uint32_t(n));
+      equal = work.placer.place(key, present, kind, 0, Listed{index}, place);
     }
-    const int64_t first = int64_t(better), last = first + int64_t(equal);
-    sink.put(int64_t(index[i]), tied_rank(ties, first, last, first + earlier, group));
-  }
-}
-
-template <class Source, class Sink, class Index>
-void rank_list(const Source& source, const Sink& sink, int64_t n, Ties ties,
-               Items<typename Source::Key, Index>& items, const Parallel& parallel) {
-  const int64_t m = load(source, n, items, parallel);
-  if (m < n) {
-    typename Source::Key key;
-    for (int64_t i = 0; i < n; ++i) {
-      if (!source(i, &key)) sink.absent(i);
-    }
-  }
-  if (m <= kCountingMax) {
-    emit_counted(items, m, ties, sink);
   } else {
-    emit_sorted(items, sort(items, m, parallel), m, ties, sink, parallel);
+    equal = work.long_placer.place(source, n, kind, place, &present, parallel);
+  }
+
+  const bool gaps = present < n;
+  if (!equal || ties == Ties::kMin || ties == Ties::kOrdinal) {
+    return emit(source, sink, n, gaps, place, parallel,
+                [](uint32_t p) RANKREG_ALWAYS { return number<R>(p) + 1; });
+  }
+  // How many share a place; for dense ranks, how many places are in use up to it.
+  uint32_t* const count = work.count.of(n);
+  std::fill(count, count + n, 0u);
+  typename Source::Key key;
+  for (int64_t i = 0; i < n; ++i) {
+    if (!gaps || source(i, &key)) ++count[place[i]];
+  }
+  switch (ties) {
+    case Ties::kMax:
+      return emit(source, sink, n, gaps, place, parallel,
+                  [=](uint32_t p) RANKREG_ALWAYS { return number<R>(p + count[p]); });
+    case Ties::kAverage:
+      return emit(source, sink, n, gaps, place, parallel, [=](uint32_t p) RANKREG_ALWAYS {
+        return number<R>(p) + number<R>(count[p] + 1) / 2;
+      });
+    default: {
+      uint32_t places = 0;
+      for (int64_t p = 0; p < n; ++p)
+        count[p] = places += count[p] != 0;
+      return emit(source, sink, n, gaps, place, parallel,
+                  [=](uint32_t p) RANKREG_ALWAYS { return number<R>(count[p]); });
+    }
+  }
+}
+
+// Lists too long for 32-bit places: plain sorting of 64-bit indices, on one thread.
+template <class Source, class Sink>
+void rank_huge_list(const Source& source, const Sink& sink, int64_t n, Ties ties) {
+  using Key = typename Source::Key;
+  const auto key_of = [&](int64_t i) {
+    Key key;
+    source(i, &key);
+    return key;
+  };
+  std::vector<int64_t> order;
+  Key key;
+  for (int64_t i = 0; i < n; ++i) {
+    if (source(i, &key)) {
+      order.push_back(i);
+    } else {
+      sink.absent(i);
+    }
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return key_of(a) < key_of(b); });
+  const int64_t size = int64_t(order.size());
+  int64_t group = 0;
+  for (int64_t first = 0; first < size;) {
+    int64_t last = first + 1;
+    while (last < size && key_of(order[size_t(last)]) == key_of(order[size_t(first)]))
+      ++last;
+    ++group;
+    for (int64_t p = first; p < last; ++p) {
+      const double rank = ties == Ties::kMin       ? double(first + 1)
+                          : ties == Ties::kMax     ? double(last)
+                          : ties == Ties::kAverage ? double(first + 1 + last) / 2
+                          : ties == Ties::kDense   ? double(group)
+                                                   : double(p + 1);
+      const typename Sink::Rank narrow = typename Sink::Rank(rank);
+      sink.tile(order[size_t(p)], order[size_t(p)] + 1, &narrow);
+    }
+    first = last;
   }
 }
 
 // source(list), sink(list) for each list; skip(list) is true for a list already done.
-template <class Index, class MakeSource, class MakeSink, class Skip>
+template <class MakeSource, class MakeSink, class Skip>
 void rank_lists(int64_t lists, int64_t n, Ties ties, const Parallel& parallel,
                 const MakeSource& source, const MakeSink& sink, const Skip& skip) {
-  using Key = typename decltype(source(int64_t{0}))::Key;
+  using Source = decltype(source(int64_t{0}));
   for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
-    std::unique_ptr<Items<Key, Index>> items;  // made when the first list needs it
+    Work<Source> work;
     for (int64_t list = begin; list < end; ++list) {
       if (skip(list)) continue;
-      if (!items) items.reset(new Items<Key, Index>(n));
-      rank_list(source(list), sink(list), n, ties, *items, inner);
+      if (n <= kPlacesMax) {
+        rank_list(source(list), sink(list), n, ties, work, inner);
+      } else {
+        rank_huge_list(source(list), sink(list), n, ties);
+      }
     }
   });
-}
-
-template <class MakeSource, class MakeSink, class Skip>
-void rank_all(int64_t lists, int64_t n, Ties ties, const Parallel& parallel,
-              const MakeSource& source, const MakeSink& sink, const Skip& skip) {
-  if (n <= int64_t{std::numeric_limits<uint32_t>::max()}) {
-    rank_lists<uint32_t>(lists, n, ties, parallel, source, sink, skip);
-  } else {
-    rank_lists<uint64_t>(lists, n, ties, parallel, source, sink, skip);
-  }
 }
 
 void rank(const View& x, const View& where, bool descending, Ties ties, int64_t lists, int64_t n,
@@ -349,7 +319,7 @@ void rank(const View& x, const View& where, bool descending, Ties ties, int64_t 
     using R = typename decltype(rank_tag)::type;
     dispatch_any(x.type, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      rank_all(
+      rank_lists(
           lists, n, ties, parallel,
           [&](int64_t list) { return Scores<T>{Row<T>(x, list), Mask(where, list), descending}; },
           [&](int64_t list) {
@@ -373,7 +343,7 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
         return GradientSink<T, R>{static_cast<T*>(out) + list * n, Row<R>(ranks, list),
                                   Mask(where, list), C(lam)};
       };
-      rank_all(
+      rank_lists(
           lists, n, ties, parallel,
           [&](int64_t list) {
             return MovedScores<T, R>{Row<T>(x, list), Row<R>(grad, list), Mask(where, list), C(lam),
@@ -387,8 +357,11 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
               if (!(g[i] == R(0))) return false;
             }
             const auto done = sink(list);
-            for (int64_t i = 0; i < n; ++i)
-              done.put(i, double(done.ranks[i]));
+            R buffer[kKeyTile];
+            for (int64_t i = 0; i < n; i += kKeyTile) {
+              const int64_t end = std::min(n, i + kKeyTile);
+              done.tile(i, end, side_by_side(done.ranks, i, end, buffer));
+            }
             return true;
           });
     });

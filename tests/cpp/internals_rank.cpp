@@ -1,13 +1,10 @@
-// What rank_kernels.h keeps to itself: the 64-bit indices of lists beyond 2^32 items are tried on
-// short ones.
+// What rank_kernels.h keeps to itself: the way of lists beyond 2^32 items is tried on short ones.
 #include "../../csrc/cpu/isa.h"
 #define RANKREG_ISA RANKREG_BASELINE
 #define RANKREG_ISA_NAME internals_of_rank
 #include "../../csrc/cpu/rank_kernels.h"
 #include "cases.h"
 #include "tests.h"
-
-int64_t cases::counting_max() { return rankreg::RANKREG_ISA_NAME::kCountingMax; }
 
 namespace tests {
 namespace {
@@ -16,7 +13,7 @@ using namespace cases;
 namespace kernels = rankreg::RANKREG_ISA_NAME;
 
 template <class T>
-void wide_indices(Type type, Ties ties, int64_t lists, int64_t n) {
+void huge_list(Type type, Ties ties, int64_t lists, int64_t n) {
   Random random = check::start_case("type=", elements::format(type).name, " ties=", int(ties),
                                     " lists=", lists, " n=", n);
   const bool descending = random.chance(0.5);
@@ -30,70 +27,54 @@ void wide_indices(Type type, Ties ties, int64_t lists, int64_t n) {
   check::describe(" kind=", elements::name(kind), " mask=", where.shape());
 
   using Outputs = std::vector<Output>;
-  const Outputs wide = on_any_threads(lists, n, random, [&](const rankreg::Parallel& parallel) {
-    Outputs out;
-    out.emplace_back(rank_type, lists * n);
-    R* ranks = static_cast<R*>(out[0].data());
-    kernels::rank_lists<uint64_t>(
-        lists, n, ties, parallel,
-        [&](int64_t list) {
-          return kernels::Scores<T>{rankreg::Row<T>(x.view(), list),
-                                    rankreg::Mask(where.view(), list), descending};
-        },
-        [&](int64_t list) {
-          return kernels::RankSink<R>{ranks + list * n, rankreg::Mask(where.view(), list)};
-        },
-        [](int64_t) { return false; });
-    if constexpr (rankreg::kIsFloat<T>) {
-      using C = rankreg::Compute<T>;
-      out.emplace_back(type, lists * n);
-      T* gradient = static_cast<T*>(out[1].data());
-      const View saved = out[0].view(n);
-      kernels::rank_lists<uint64_t>(
-          lists, n, ties, parallel,
-          [&](int64_t list) {
-            return kernels::MovedScores<T, R>{
-                rankreg::Row<T>(x.view(), list), rankreg::Row<R>(g.view(), list),
-                rankreg::Mask(where.view(), list), C(lam), descending};
-          },
-          [&](int64_t list) {
-            return kernels::GradientSink<T, R>{gradient + list * n, rankreg::Row<R>(saved, list),
-                                               rankreg::Mask(where.view(), list), C(lam)};
-          },
-          [](int64_t) { return false; });
+  Outputs huge;
+  huge.emplace_back(rank_type, lists * n);
+  R* ranks = static_cast<R*>(huge[0].data());
+  for (int64_t list = 0; list < lists; ++list) {
+    const rankreg::Mask mask(where.view(), list);
+    kernels::rank_huge_list(kernels::Scores<T>{rankreg::Row<T>(x.view(), list), mask, descending},
+                            kernels::RankSink<R>{ranks + list * n, mask}, n, ties);
+  }
+  if constexpr (rankreg::kIsFloat<T>) {
+    using C = rankreg::Compute<T>;
+    huge.emplace_back(type, lists * n);
+    T* gradient = static_cast<T*>(huge[1].data());
+    const View saved = huge[0].view(n);
+    for (int64_t list = 0; list < lists; ++list) {
+      const rankreg::Mask mask(where.view(), list);
+      kernels::rank_huge_list(
+          kernels::MovedScores<T, R>{rankreg::Row<T>(x.view(), list),
+                                     rankreg::Row<R>(g.view(), list), mask, C(lam), descending},
+          kernels::GradientSink<T, R>{gradient + list * n, rankreg::Row<R>(saved, list), mask,
+                                      C(lam)},
+          n, ties);
     }
-    return out;
-  });
+  }
   for (int64_t list = 0; list < lists; ++list) {
     const Flags mask = where.flags(list);
     if (!rankreg::kIsFloat<T>) {
       CHECK_EQUAL(oracle::ranks(x.integers<int64_t>(list), mask, descending, ties),
-                  wide[0].values(list * n, n));
+                  huge[0].values(list * n, n));
       continue;
     }
     const Values a = x.values(list);
-    CHECK_EQUAL(oracle::ranks(a, mask, descending, ties), wide[0].values(list * n, n));
+    CHECK_EQUAL(oracle::ranks(a, mask, descending, ties), huge[0].values(list * n, n));
     CHECK_EQUAL(oracle::blackbox_gradient(a, g.values(list), lam, mask, descending, ties, type),
-                wide[1].values(list * n, n));
+                huge[1].values(list * n, n));
   }
 }
 
 }  // namespace
 
-void wide_indices() {
-  const int64_t edge = thresholds().counting_max, shared = 2 * thresholds().worth_a_thread;
+void huge_lists() {
   for (const Ties ties : all_ties()) {
-    if (!threaded_only()) {
-      for (const int64_t n : {int64_t{1}, int64_t{2}, edge - 1, edge, edge + 1, int64_t{700}}) {
-        wide_indices<float>(Type::kFloat, ties, 3, n);
-        wide_indices<double>(Type::kDouble, ties, 2, n);
-        wide_indices<rankreg::Half>(Type::kHalf, ties, 2, n);
-        wide_indices<int64_t>(Type::kI64, ties, 2, n);
-      }
+    for (const int64_t n : {1, 2, 30, 700}) {
+      huge_list<float>(Type::kFloat, ties, 3, n);
+      huge_list<double>(Type::kDouble, ties, 2, n);
+      huge_list<rankreg::Half>(Type::kHalf, ties, 2, n);
+      huge_list<int64_t>(Type::kI64, ties, 2, n);
     }
-    wide_indices<float>(Type::kFloat, ties, 1, shared + 1);
   }
-  wide_indices<double>(Type::kDouble, Ties::kDense, 1, shared);
 }
 
 }  // namespace tests

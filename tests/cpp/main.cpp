@@ -40,7 +40,7 @@ const Test kTests[] = {
     {"blackbox_small", tests::blackbox_small, false, true},
     {"blackbox_threaded", tests::blackbox_threaded, true, true},
     {"blackbox_edges", tests::blackbox_edges, false, true},
-    {"wide_indices", tests::wide_indices, true, false},
+    {"huge_lists", tests::huge_lists, false, false},
     {"rankdata_small", tests::rankdata_small, false, true},
     {"rankdata_threaded", tests::rankdata_threaded, true, true},
     {"positive_ranks_small", tests::positive_ranks_small, false, true},

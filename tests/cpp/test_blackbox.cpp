@@ -115,7 +115,7 @@ Case any_case(Type type, Ties ties, bool descending, int64_t lists, int64_t n, R
 }  // namespace
 
 void blackbox_small() {
-  const int64_t edge = thresholds().counting_max;
+  const int64_t edge = rankreg::kRankTuning[int(rankreg::isa())].counting_max;
   Random random(check::State::get().seed + 3);
   for (const int64_t n : {int64_t{2}, edge - 1, edge, edge + 1, int64_t{257}}) {
     for (const Type type : elements::float_types()) {
@@ -135,7 +135,13 @@ void blackbox_small() {
     run(any_case(random.pick(elements::float_types()), random.pick(all_ties()), random.chance(0.5),
                  1 + random.below(4), n, random));
   }
-  for (const int64_t n : {2047, 2048, 2049}) {
+  for (const int64_t middle : cases::rank_edges()) {
+    for (const Ties ties : all_ties()) {
+      const int64_t n = middle - 1 + random.below(3);
+      run(any_case(random.pick(elements::float_types()), ties, random.chance(0.5), 1, n, random));
+    }
+  }
+  for (const int64_t n : {2047, 2048, 2049, 12000}) {
     for (const Ties ties : all_ties()) {
       run(any_case(random.pick(elements::float_types()), ties, random.chance(0.5), 1, n, random));
     }
@@ -143,7 +149,8 @@ void blackbox_small() {
 }
 
 void blackbox_threaded() {
-  const int64_t worth = thresholds().worth_a_thread, edge = thresholds().counting_max;
+  const int64_t worth = thresholds().worth_a_thread;
+  const int64_t edge = rankreg::kRankTuning[int(rankreg::isa())].counting_max;
   Random random(check::State::get().seed + 4);
   size_t turn = 0;
   for (const int64_t n : long_lists()) {

@@ -65,7 +65,7 @@ Case any_case(Type type, Ties ties, bool descending, int64_t lists, int64_t n, R
 }  // namespace
 
 void rank_small() {
-  const int64_t edge = thresholds().counting_max;
+  const int64_t edge = rankreg::kRankTuning[int(rankreg::isa())].counting_max;
   Random random(check::State::get().seed);
   const auto everything = [&](int64_t lists, int64_t n) {
     for (const Type type : elements::all_types()) {
@@ -96,9 +96,22 @@ void rank_small() {
     run(any_case(random.pick(elements::all_types()), random.pick(all_ties()), random.chance(0.5),
                  1 + random.below(4), n, random));
   }
-  for (const int64_t n : {2047, 2048, 2049, 5000}) {
-    for (const Ties ties : all_ties()) {
-      run(any_case(random.pick(elements::all_types()), ties, random.chance(0.5), 1, n, random));
+  // Around every length at which the kernel changes its way, and every kind of list beyond.
+  for (const int64_t middle : cases::rank_edges()) {
+    for (const int64_t n : {middle - 1, middle, middle + 1}) {
+      for (const Ties ties : all_ties()) {
+        run(any_case(random.pick(elements::all_types()), ties, random.chance(0.5), 1, n, random));
+      }
+    }
+  }
+  for (const Kind kind : elements::all_kinds()) {
+    for (const Type type : elements::all_types()) {
+      for (const int64_t n : {777, 2049, 5000, 20000}) {
+        if (n > 5000 && brief()) continue;
+        Case c = any_case(type, random.pick(all_ties()), random.chance(0.5), 1, n, random);
+        c.kind = kind;
+        run(c);
+      }
     }
   }
 }
@@ -139,7 +152,8 @@ void rank_threaded() {
 
 // Many lists, shared out among the threads.
 void rank_many_lists() {
-  const int64_t edge = thresholds().counting_max, work = 2 * thresholds().worth_a_thread;
+  const int64_t edge = rankreg::kRankTuning[int(rankreg::isa())].counting_max,
+                work = 2 * thresholds().worth_a_thread;
   Random random(check::State::get().seed + 2);
   for (const int64_t n : {int64_t{1}, edge, edge + 1, int64_t{1000}}) {
     if (threaded_only() && n == 1) continue;

@@ -20,7 +20,7 @@ void rank_edges();
 void blackbox_small();
 void blackbox_threaded();
 void blackbox_edges();
-void wide_indices();
+void huge_lists();
 
 // rankdata.cpp
 void rankdata_small();
