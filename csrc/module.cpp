@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cpu/isa.h"
+#include "numpy.h"
 
 namespace py = pybind11;
 
@@ -91,4 +92,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("use_isa", &use_isa, py::arg("isa"),
         "Use the kernels of another instruction set, for tests and timings; all give equal "
         "results.");
+  rankreg::bind_numpy(m);
 }

@@ -26,7 +26,7 @@ INTEGERS = frozenset(
 )
 _SORTABLE = FLOATS | INTEGERS
 # The ends of float32, subnormals included: lam must survive its rounding to the compute type.
-_LAM_MIN, _LAM_MAX = 2.0**-149, torch.finfo(torch.float32).max
+LAM_MIN, LAM_MAX = 2.0**-149, torch.finfo(torch.float32).max
 
 
 def scores(function: str, argument: str, x: Tensor, *, integers: bool = False) -> None:
@@ -99,6 +99,8 @@ def choice(function: str, argument: str, value: str, allowed: tuple[str, ...]) -
 
 def lam(function: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor | None]:
     """``(lam, lam_tensor)`` as the ops take them. A tensor's value is never read here."""
+    if type(value) is float and LAM_MIN <= value <= LAM_MAX:
+        return value, None
     if isinstance(value, Tensor):
         if value.dim() != 0 or value.dtype not in FLOATS:
             raise ValueError(
@@ -116,7 +118,7 @@ def lam(function: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor 
     value = float(value)
     if not 0 < value < math.inf:
         raise ValueError(f"{function}: lam must be positive and finite, got {value}")
-    if x.dtype != torch.float64 and not _LAM_MIN <= value <= _LAM_MAX:
+    if x.dtype != torch.float64 and not LAM_MIN <= value <= LAM_MAX:
         raise ValueError(
             f"{function}: lam must be representable in float32, the compute type of "
             f"{x.dtype} scores, got {value}"
@@ -125,6 +127,8 @@ def lam(function: str, value: float | Tensor, x: Tensor) -> tuple[float, Tensor 
 
 
 def power(function: str, value: int) -> None:
+    if type(value) is int and value >= 1:
+        return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{function}: power must be an integer of at least 1, got {value!r}")
     if value < 1:

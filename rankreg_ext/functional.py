@@ -1,8 +1,10 @@
 """The public functions: validation, choice of back-end, and autograd on the hot path.
 
 Eager calls go through a Python ``autograd.Function`` around the registered op, which costs about
-half of the dispatcher's own autograd rule. Under ``torch.compile`` and ``torch.func`` the op is
-called as it is, and the rules in :mod:`rankreg_ext._ops` apply. Both give the same numbers.
+half of the dispatcher's own autograd rule. Such a Function takes the scores and one tuple of all
+the rest, and is applied past ``Function.apply``, which only prepares calls for ``torch.func``: both
+matter in a call of a few microseconds. Under ``torch.compile`` and ``torch.func`` the op is called
+as it is, and the rules in :mod:`rankreg_ext._ops` apply. Both give the same numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+from torch._C._functorch import unwrap_if_dead
 
 from . import _backend, _ops, _validate, reference
 
@@ -133,15 +136,16 @@ def blackbox_rank(
         args = (x, lam, lam_tensor, descending, tie_rule, where)
         out = _ops.call("blackbox_rank", *args)
     elif x.requires_grad and torch.is_grad_enabled():
-        out = _BlackboxRank.apply(x, lam, lam_tensor, descending, tie_rule, where)
+        out = _blackbox_rank(unwrap_if_dead(x), (lam, lam_tensor, descending, tie_rule, where))
     else:
-        out = _rank_op(x.detach(), descending, tie_rule, where)
+        out = _rank_op(x.detach() if x.requires_grad else x, descending, tie_rule, where)
     return out.movedim(-1, dim) if moved else out
 
 
 class _BlackboxRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, lam, lam_tensor, descending, ties, where):
+    def forward(ctx, x, args):
+        lam, lam_tensor, descending, ties, where = args
         ranks = _rank_op(x, descending, ties, where)
         ctx.save_for_backward(x, ranks, lam_tensor, where)
         ctx.args = lam, descending, ties
@@ -150,10 +154,12 @@ class _BlackboxRank(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, ranks, lam_tensor, where = ctx.saved_tensors
-        lam, *args = ctx.args
-        args = (grad, x, ranks, lam, lam_tensor, *args, where)
-        gradient = _gradient(_blackbox_rank_backward_op, *args)
-        return gradient, None, None, None, None, None
+        lam, descending, ties = ctx.args
+        args = (grad, x, ranks, lam, lam_tensor, descending, ties, where)
+        return _gradient(_blackbox_rank_backward_op, args), None
+
+
+_blackbox_rank = super(torch.autograd.Function, _BlackboxRank).apply
 
 
 def positive_ranks(
@@ -200,28 +206,33 @@ def positive_ranks(
             return reference.positive_ranks(scores, positives, lam=lam, where=where)
         return reference.positive_ranks(scores, positives, where=where)
     args = (positives, lam, lam_tensor, where)
-    if not differentiable:
+    if not differentiable and scores.requires_grad:
         scores = scores.detach()
     if _is_traced():
         return _ops.call("positive_ranks", scores, *args)
     if scores.requires_grad and torch.is_grad_enabled():
-        return _PositiveRanks.apply(scores, *args)
-    return _below_autograd(_positive_ranks_op, scores, *args)
+        return _positive_ranks(unwrap_if_dead(scores), args)
+    with _AutoDispatchBelowAutograd():
+        return _positive_ranks_op(scores, *args)
 
 
 class _PositiveRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, scores, positives, lam, lam_tensor, where):
-        ranks = _below_autograd(_positive_ranks_op, scores, positives, lam, lam_tensor, where)
+    def forward(ctx, scores, args):
+        with _AutoDispatchBelowAutograd():
+            ranks = _positive_ranks_op(scores, *args)
+        positives, ctx.lam, lam_tensor, where = args
         ctx.save_for_backward(scores, positives, ranks, lam_tensor, where)
-        ctx.lam = lam
         return ranks
 
     @staticmethod
     def backward(ctx, grad):
         scores, positives, ranks, lam_tensor, where = ctx.saved_tensors
         args = (grad, scores, positives, ranks, ctx.lam, lam_tensor, where)
-        return _gradient(_positive_ranks_backward_op, *args), None, None, None, None
+        return _gradient(_positive_ranks_backward_op, args), None
+
+
+_positive_ranks = super(torch.autograd.Function, _PositiveRanks).apply
 
 
 def rankreg_loss(
@@ -303,15 +314,18 @@ def rankreg_loss(
     if _is_traced():
         return _ops.call("rankreg_loss", scores, *args)[0]
     if scores.requires_grad and torch.is_grad_enabled():
-        return _RankRegLoss.apply(scores, *args)
-    return _below_autograd(_rankreg_loss_op, scores, *args)[0]
+        return _rankreg_loss(unwrap_if_dead(scores), args)
+    with _AutoDispatchBelowAutograd():
+        return _rankreg_loss_op(scores, *args)[0]
 
 
 class _RankRegLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, scores, positives, lam, lam_tensor, power, normalize, where, reduction):
-        args = (lam, lam_tensor, power, normalize, where, reduction)
-        loss, state = _below_autograd(_rankreg_loss_op, scores, positives, *args)
+    def forward(ctx, scores, args):
+        # Past the op's Python autograd rule, which this Function stands in for.
+        with _AutoDispatchBelowAutograd():
+            loss, state = _rankreg_loss_op(scores, *args)
+        positives, lam, lam_tensor, power, normalize, where, _ = args
         ctx.save_for_backward(scores, positives, state, lam_tensor, where)
         ctx.args = lam, power, normalize
         return loss
@@ -319,25 +333,24 @@ class _RankRegLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         scores, positives, state, lam_tensor, where = ctx.saved_tensors
-        lam, *args = ctx.args
-        args = (grad, scores, positives, state, lam, lam_tensor, *args, where)
-        gradient = _gradient(_rankreg_loss_backward_op, *args)
-        return gradient, None, None, None, None, None, None, None
+        lam, power, normalize = ctx.args
+        args = (grad, scores, positives, state, lam, lam_tensor, power, normalize, where)
+        return _gradient(_rankreg_loss_backward_op, args), None
+
+
+_rankreg_loss = super(torch.autograd.Function, _RankRegLoss).apply
 
 
 def _is_traced() -> bool:
     return torch.compiler.is_compiling() or _are_functorch_transforms_active()
 
 
-def _below_autograd(op, *args):
-    """``op(*args)`` past its Python autograd rule, which the calling Function stands in for."""
+def _gradient(op, args):
+    """A backward op; under ``create_graph`` with its rule, which forbids a second derivative."""
+    if torch.is_grad_enabled():
+        return op(*args)
     with _AutoDispatchBelowAutograd():
         return op(*args)
-
-
-def _gradient(op, *args):
-    """A backward op; under ``create_graph`` with its rule, which forbids a second derivative."""
-    return op(*args) if torch.is_grad_enabled() else _below_autograd(op, *args)
 
 
 def _use_reference(function: str, x: Tensor) -> bool:

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import rankreg_ext
+import rankreg_ext.compat
+from rankreg_ext import arrays
+from rankreg_ext.compat import scipy_stats
 
 MODULES = sorted(
     name
-    for _, name, is_package in pkgutil.iter_modules(rankreg_ext.__path__, "rankreg_ext.")
+    for package in (rankreg_ext, rankreg_ext.compat)
+    for _, name, is_package in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     if not is_package and not name.split(".")[-1].startswith("_C")
 )
 README = Path(__file__).parents[1] / "README.md"
@@ -27,10 +30,11 @@ def test_docstring_examples(name):
 
 
 def test_every_public_function_has_an_example():
-    for name in rankreg_ext.__all__:
-        item = getattr(rankreg_ext, name)
-        if callable(item):
-            assert ">>>" in item.__doc__, name
+    for module in (rankreg_ext, arrays, scipy_stats):
+        for name in module.__all__:
+            item = getattr(module, name)
+            if callable(item):
+                assert ">>>" in item.__doc__, name
 
 
 def test_readme_python_blocks_run():

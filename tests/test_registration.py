@@ -148,6 +148,24 @@ def test_vmap_and_grad(backend, reduction):
         )
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: blackbox_rank(x, 1.0).square().sum(),
+        lambda x: positive_ranks(x, x > 0.5, lam=1.0).square().sum(),
+        lambda x: rankreg_loss(x, x < 0.5, lam=5.0),
+    ],
+)
+def test_a_tensor_that_outlived_its_transform_still_has_a_gradient(function):
+    x = torch.rand(9, requires_grad=True)
+    leaked = []
+    torch.func.grad(lambda inner: (leaked.append(inner), inner.sum())[1])(x)
+    (expected,) = torch.autograd.grad(function(x), x)
+    assert expected.any()
+    function(leaked[0]).backward()
+    assert_equal(x.grad, expected)
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize(
     "function",

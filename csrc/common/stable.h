@@ -2,6 +2,7 @@
 // stable ABI alone, so that one binary serves the targeted torch (2.11) and every newer one.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

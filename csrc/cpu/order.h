@@ -442,23 +442,37 @@ constexpr int64_t kPlacesMax = std::numeric_limits<uint32_t>::max() - 2 * kRoom;
 
 constexpr int64_t kKeyTile = 2048;   // keys at a time; they stay in the first-level cache
 constexpr int64_t kTogether = 1024;  // keys in neighbouring cells that are sorted together
-constexpr int kCellBits = 12;        // at most; the counters fit the first-level cache
+constexpr int kCellBits = 10;        // at most; the counters fit the first-level cache
 
 // From this length on the 65,536 keys of 16-bit scores are counted one by one.
 constexpr int64_t kHistogramMin = 1 << 15;
 
-// A part of a list, as a source like any other.
+// Gives the keys of a list. Asked by tiles, so that what follows is compiled once per kind of key.
 template <class KeyType>
-struct Sublist {
+struct Source {
   using Key = KeyType;
+  virtual ~Source() = default;
+
+  // The key of item i; false if it takes no part.
+  virtual bool one(int64_t i, Key* key) const = 0;
+
+  // Keys and indices of those of at most kKeyTile items [begin, end) that take part; how many.
+  virtual int64_t tile(int64_t begin, int64_t end, Key* key, uint32_t* index) const = 0;
+};
+
+// A part of a list.
+template <class Key>
+struct Sublist final : Source<Key> {
   const Key* key;
   const uint32_t* at;
 
-  bool operator()(int64_t i, Key* out) const {
+  Sublist(const Key* keys, const uint32_t* indices) : key(keys), at(indices) {}
+
+  bool one(int64_t i, Key* out) const override {
     *out = key[i];
     return true;
   }
-  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const {
+  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const override {
     std::copy(key + begin, key + end, keys);
     std::copy(at + begin, at + end, index);
     return end - begin;
@@ -466,19 +480,12 @@ struct Sublist {
 };
 
 // Places of lists of any length up to kPlacesMax.
-//
-// A source gives the keys of a list:
-//   source(i, &key)                     that of item i; false if it takes no part
-//   source.tile(begin, end, key, index) those of the items of [begin, end) that take part, and
-//   their
-//                                       indices; returns how many
 template <class Key, class Value>
 class LongPlacer {
  public:
   // Places of the keys of a source of n items, at the indices of those that take part, and
   // something to place[n]; `present` becomes their number. Returns whether keys are equal.
-  template <class Source>
-  bool place(const Source& source, int64_t n, Places kind, uint32_t* place, int64_t* present,
+  bool place(const Source<Key>& source, int64_t n, Places kind, uint32_t* place, int64_t* present,
              const Parallel& parallel) {
     if constexpr (sizeof(Key) == 2) {
       if (n >= kHistogramMin) return place_by_key(source, n, kind, place, present, parallel);
@@ -493,16 +500,15 @@ class LongPlacer {
   }
 
  private:
-  static int cell_bits(int64_t n) { return std::min(kCellBits, bits_of(uint64_t(n / 256))); }
+  static int cell_bits(int64_t n) { return std::min(kCellBits, bits_of(uint64_t(n / 1024))); }
 
   // Of a thousand items: keys beyond that range go to the outermost cells.
-  template <class Source>
-  static bool sampled_range(const Source& source, int64_t n, Key* low, Key* high) {
+  static bool sampled_range(const Source<Key>& source, int64_t n, Key* low, Key* high) {
     bool any = false;
     const int64_t step = n / 1000 + 1;
     for (int64_t i = 0; i < n; i += step) {
       Key key;
-      if (!source(i, &key)) continue;
+      if (!source.one(i, &key)) continue;
       *low = any ? std::min(*low, key) : key;
       *high = any ? std::max(*high, key) : key;
       any = true;
@@ -511,16 +517,15 @@ class LongPlacer {
   }
 
   // f(keys, indices, count) for the items of [begin, end), a tile at a time.
-  template <class Source, class F>
-  static void for_tiles(const Source& source, int64_t begin, int64_t end, const F& f) {
+  template <class F>
+  static void for_tiles(const Source<Key>& source, int64_t begin, int64_t end, const F& f) {
     Key key[kKeyTile];
     uint32_t index[kKeyTile];
     for (int64_t at = begin; at < end; at += kKeyTile)
       f(key, index, source.tile(at, std::min(end, at + kKeyTile), key, index));
   }
 
-  template <class Source>
-  static bool full_range(const Source& source, int64_t n, Key* low, Key* high) {
+  static bool full_range(const Source<Key>& source, int64_t n, Key* low, Key* high) {
     Key least = std::numeric_limits<Key>::max(), most = 0;
     for_tiles(source, 0, n, [&](const Key* key, const uint32_t*, int64_t count) {
       if (count == 0) return;
@@ -535,8 +540,7 @@ class LongPlacer {
   }
 
   // All keys are equal.
-  template <class Source>
-  static bool place_alike(const Source& source, int64_t n, Places kind, uint32_t* place,
+  static bool place_alike(const Source<Key>& source, int64_t n, Places kind, uint32_t* place,
                           int64_t* present) {
     uint32_t own = 0;
     for_tiles(source, 0, n, [&](const Key*, const uint32_t* index, int64_t count) {
@@ -548,9 +552,8 @@ class LongPlacer {
   }
 
   // One counter per key: no order is made at all.
-  template <class Source>
-  bool place_by_key(const Source& source, int64_t n, Places kind, uint32_t* place, int64_t* present,
-                    const Parallel& parallel) {
+  bool place_by_key(const Source<Key>& source, int64_t n, Places kind, uint32_t* place,
+                    int64_t* present, const Parallel& parallel) {
     constexpr int64_t keys = int64_t{1} << (8 * sizeof(Key));
     const int64_t chunks = chunks_of(n, parallel);
     uint32_t* const counts = counts_.of(chunks * keys);
@@ -594,9 +597,9 @@ class LongPlacer {
     return equal;
   }
 
-  template <class Source, class Cells>
-  bool distribute(const Source& source, int64_t n, const Cells& coarse, int64_t cells, Places kind,
-                  uint32_t base, uint32_t nowhere, uint32_t* place, int64_t* present,
+  template <class Cells>
+  bool distribute(const Source<Key>& source, int64_t n, const Cells& coarse, int64_t cells,
+                  Places kind, uint32_t base, uint32_t nowhere, uint32_t* place, int64_t* present,
                   const Parallel& parallel) {
     const int64_t chunks = chunks_of(n, parallel);
     uint32_t* const counts = counts_.of(chunks * cells);
@@ -686,7 +689,7 @@ class LongPlacer {
       return task.placer.place(key, size, kind, base, Listed{at}, place);
     }
     // Linear in the key, whose range every level narrows by as many bits.
-    const Sublist<Key> part{key, index};
+    const Sublist<Key> part(key, index);
     Key low, high;
     range_of(key, size, &low, &high);
     if (low == high) {

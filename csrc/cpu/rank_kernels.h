@@ -37,19 +37,19 @@ const T* side_by_side(const Row<T>& row, int64_t begin, int64_t end, T* buffer) 
 }
 
 // The items of [begin, end) that take part, one by one.
-template <class Source>
-int64_t tile_with_gaps(const Source& source, int64_t begin, int64_t end, typename Source::Key* keys,
+template <class List>
+int64_t tile_with_gaps(const List& list, int64_t begin, int64_t end, typename List::Key* keys,
                        uint32_t* index) {
   int64_t count = 0;
   for (int64_t i = begin; i < end; ++i) {
     index[count] = uint32_t(i);
-    count += source(i, &keys[count]);
+    count += list.one(i, &keys[count]);
   }
   return count;
 }
 
 template <class T>
-struct Scores {
+struct Scores final : Source<KeyOf<T>> {
   using Key = KeyOf<T>;
   // Whose values the keys are linear in; 16-bit keys are sorted as they are.
   using Value = typename std::conditional<std::is_floating_point<T>::value, T, void>::type;
@@ -57,13 +57,15 @@ struct Scores {
   Mask where;
   bool descending;
 
-  bool operator()(int64_t i, Key* key) const {
+  Scores(Row<T> x, Mask where, bool descending) : x(x), where(where), descending(descending) {}
+
+  bool one(int64_t i, Key* key) const override {
     const T value = x[i];
     *key = best_first_key(value, descending);
     return !(where && !where[i]) && !is_nan(value);
   }
 
-  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const {
+  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const override {
     if (where) return tile_with_gaps(*this, begin, end, keys, index);
     T buffer[kKeyTile];
     const T* const value = side_by_side(x, begin, end, buffer);
@@ -83,7 +85,7 @@ struct Scores {
 
 // The perturbed scores x + lam grad, formed as they are loaded.
 template <class T, class R>
-struct MovedScores {
+struct MovedScores final : Source<KeyOf<Compute<T>>> {
   using Value = Compute<T>;
   using Key = KeyOf<Value>;
   Row<T> x;
@@ -92,13 +94,16 @@ struct MovedScores {
   Value lam;
   bool descending;
 
-  bool operator()(int64_t i, Key* key) const {
+  MovedScores(Row<T> x, Row<R> grad, Mask where, Value lam, bool descending)
+      : x(x), grad(grad), where(where), lam(lam), descending(descending) {}
+
+  bool one(int64_t i, Key* key) const override {
     const Value value = perturb(widen(x[i]), lam, Value(grad[i]), descending);
     *key = best_first_key(value, descending);
     return !(where && !where[i]) && !is_nan(value);
   }
 
-  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const {
+  int64_t tile(int64_t begin, int64_t end, Key* keys, uint32_t* index) const override {
     if (where) return tile_with_gaps(*this, begin, end, keys, index);
     T buffer[kKeyTile];
     R grad_buffer[kKeyTile];
@@ -120,50 +125,60 @@ struct MovedScores {
   }
 };
 
-// A sink takes the ranks of the items of [begin, end), and what is absent afterwards.
+// Takes the ranks of a list: those of items [begin, end), and then what is absent there.
 template <class R>
-struct RankSink {
+struct Sink {
   using Rank = R;
+  virtual ~Sink() = default;
+  virtual void tile(int64_t begin, int64_t end, const R* rank) const = 0;
+  virtual void absent(int64_t i) const = 0;
+};
+
+template <class R>
+struct RankSink final : Sink<R> {
   R* out;
   Mask where;
 
-  void tile(int64_t begin, int64_t end, const R* rank) const {
+  RankSink(R* out, Mask where) : out(out), where(where) {}
+
+  void tile(int64_t begin, int64_t end, const R* rank) const override {
     std::copy(rank, rank + (end - begin), out + begin);
   }
-  void absent(int64_t i) const {
+  void absent(int64_t i) const override {
     out[i] = where && !where[i] ? R(0) : std::numeric_limits<R>::quiet_NaN();
   }
 };
 
 template <class T, class R>
-struct GradientSink {
-  using Rank = R;
+struct GradientSink final : Sink<R> {
   using C = Compute<T>;
   T* out;
   Row<R> ranks;
   Mask where;
   C lam;
 
-  void tile(int64_t begin, int64_t end, const R* rank) const {
+  GradientSink(T* out, Row<R> ranks, Mask where, C lam)
+      : out(out), ranks(ranks), where(where), lam(lam) {}
+
+  void tile(int64_t begin, int64_t end, const R* rank) const override {
     R buffer[kKeyTile];
     const R* const before = side_by_side(ranks, begin, end, buffer);
     const C divisor = lam;
     for (int64_t i = 0; i < end - begin; ++i)
       out[begin + i] = Narrow<T>::from(gradient(rank[i], before[i], divisor));
   }
-  void absent(int64_t i) const {
+  void absent(int64_t i) const override {
     out[i] = Narrow<T>::from(where && !where[i] ? C(0) : std::numeric_limits<C>::quiet_NaN());
   }
 };
 
 // Memory of one thread, kept from list to list.
-template <class Source>
+template <class Key, class Value>
 struct Work {
-  using Key = typename Source::Key;
   Buffer<Key> key;
   Buffer<uint32_t> index, place, count;
-  Placer<Key, typename Source::Value> placer;
-  LongPlacer<Key, typename Source::Value> long_placer;
+  Placer<Key, Value> placer;
+  LongPlacer<Key, Value> long_placer;
 };
 
 // R(place) for places below 2^31 where R is float: that conversion is one instruction everywhere.
@@ -174,13 +189,13 @@ RANKREG_INLINE R number(uint32_t place) {
 }
 
 // Hands the sink rank_of(place) of every item that takes part.
-template <class Source, class Sink, class RankOf>
-void emit(const Source& source, const Sink& sink, int64_t n, bool gaps, const uint32_t* place,
-          const Parallel& parallel, const RankOf& rank_of) {
+template <class Key, class R, class RankOf>
+void emit(const Source<Key>& source, const Sink<R>& sink, int64_t n, bool gaps,
+          const uint32_t* place, const Parallel& parallel, const RankOf& rank_of) {
   const int64_t chunks = chunks_of(n, parallel);
   parallel.each(chunks, [&](int64_t c) {
     const Part part(n, c, chunks);
-    typename Sink::Rank rank[kKeyTile];
+    R rank[kKeyTile];
     for (int64_t begin = part.begin; begin < part.end; begin += kKeyTile) {
       const int64_t end = std::min(part.end, begin + kKeyTile);
       if (!gaps) {
@@ -189,21 +204,20 @@ void emit(const Source& source, const Sink& sink, int64_t n, bool gaps, const ui
         sink.tile(begin, end, rank);
         continue;
       }
-      typename Source::Key key;
+      Key key;
       for (int64_t i = begin; i < end; ++i)
-        rank[i - begin] = source(i, &key) ? rank_of(place[i]) : 0;
+        rank[i - begin] = source.one(i, &key) ? rank_of(place[i]) : 0;
       sink.tile(begin, end, rank);
       for (int64_t i = begin; i < end; ++i) {
-        if (!source(i, &key)) sink.absent(i);
+        if (!source.one(i, &key)) sink.absent(i);
       }
     }
   });
 }
 
-template <class Source, class Sink>
-void rank_list(const Source& source, const Sink& sink, int64_t n, Ties ties, Work<Source>& work,
-               const Parallel& parallel) {
-  using R = typename Sink::Rank;
+template <class Key, class Value, class R>
+void rank_list(const Source<Key>& source, const Sink<R>& sink, int64_t n, Ties ties,
+               Work<Key, Value>& work, const Parallel& parallel) {
   uint32_t* const place = work.place.of(n + kRoom);
   const Places kind = ties == Ties::kOrdinal ? Places::kOwn : Places::kFirst;
   int64_t present = 0;
@@ -232,9 +246,9 @@ void rank_list(const Source& source, const Sink& sink, int64_t n, Ties ties, Wor
   // How many share a place; for dense ranks, how many places are in use up to it.
   uint32_t* const count = work.count.of(n);
   std::fill(count, count + n, 0u);
-  typename Source::Key key;
+  Key key;
   for (int64_t i = 0; i < n; ++i) {
-    if (!gaps || source(i, &key)) ++count[place[i]];
+    if (!gaps || source.one(i, &key)) ++count[place[i]];
   }
   switch (ties) {
     case Ties::kMax:
@@ -255,18 +269,17 @@ void rank_list(const Source& source, const Sink& sink, int64_t n, Ties ties, Wor
 }
 
 // Lists too long for 32-bit places: plain sorting of 64-bit indices, on one thread.
-template <class Source, class Sink>
-void rank_huge_list(const Source& source, const Sink& sink, int64_t n, Ties ties) {
-  using Key = typename Source::Key;
+template <class Key, class R>
+void rank_huge_list(const Source<Key>& source, const Sink<R>& sink, int64_t n, Ties ties) {
   const auto key_of = [&](int64_t i) {
     Key key;
-    source(i, &key);
+    source.one(i, &key);
     return key;
   };
   std::vector<int64_t> order;
   Key key;
   for (int64_t i = 0; i < n; ++i) {
-    if (source(i, &key)) {
+    if (source.one(i, &key)) {
       order.push_back(i);
     } else {
       sink.absent(i);
@@ -287,7 +300,7 @@ void rank_huge_list(const Source& source, const Sink& sink, int64_t n, Ties ties
                           : ties == Ties::kAverage ? double(first + 1 + last) / 2
                           : ties == Ties::kDense   ? double(group)
                                                    : double(p + 1);
-      const typename Sink::Rank narrow = typename Sink::Rank(rank);
+      const R narrow = R(rank);
       sink.tile(order[size_t(p)], order[size_t(p)] + 1, &narrow);
     }
     first = last;
@@ -298,9 +311,9 @@ void rank_huge_list(const Source& source, const Sink& sink, int64_t n, Ties ties
 template <class MakeSource, class MakeSink, class Skip>
 void rank_lists(int64_t lists, int64_t n, Ties ties, const Parallel& parallel,
                 const MakeSource& source, const MakeSink& sink, const Skip& skip) {
-  using Source = decltype(source(int64_t{0}));
+  using List = decltype(source(int64_t{0}));
   for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
-    Work<Source> work;
+    Work<typename List::Key, typename List::Value> work;
     for (int64_t list = begin; list < end; ++list) {
       if (skip(list)) continue;
       if (n <= kPlacesMax) {
@@ -321,9 +334,9 @@ void rank(const View& x, const View& where, bool descending, Ties ties, int64_t 
       using T = typename decltype(tag)::type;
       rank_lists(
           lists, n, ties, parallel,
-          [&](int64_t list) { return Scores<T>{Row<T>(x, list), Mask(where, list), descending}; },
+          [&](int64_t list) { return Scores<T>(Row<T>(x, list), Mask(where, list), descending); },
           [&](int64_t list) {
-            return RankSink<R>{static_cast<R*>(ranks) + list * n, Mask(where, list)};
+            return RankSink<R>(static_cast<R*>(ranks) + list * n, Mask(where, list));
           },
           [](int64_t) { return false; });
     });
@@ -340,14 +353,14 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
       using T = typename decltype(tag)::type;
       using C = Compute<T>;
       const auto sink = [&](int64_t list) {
-        return GradientSink<T, R>{static_cast<T*>(out) + list * n, Row<R>(ranks, list),
-                                  Mask(where, list), C(lam)};
+        return GradientSink<T, R>(static_cast<T*>(out) + list * n, Row<R>(ranks, list),
+                                  Mask(where, list), C(lam));
       };
       rank_lists(
           lists, n, ties, parallel,
           [&](int64_t list) {
-            return MovedScores<T, R>{Row<T>(x, list), Row<R>(grad, list), Mask(where, list), C(lam),
-                                     descending};
+            return MovedScores<T, R>(Row<T>(x, list), Row<R>(grad, list), Mask(where, list), C(lam),
+                                     descending);
           },
           sink,
           // Nothing moves in a list whose gradient is zero: r' - r is 0, or NaN where r is.

@@ -32,8 +32,8 @@ void huge_list(Type type, Ties ties, int64_t lists, int64_t n) {
   R* ranks = static_cast<R*>(huge[0].data());
   for (int64_t list = 0; list < lists; ++list) {
     const rankreg::Mask mask(where.view(), list);
-    kernels::rank_huge_list(kernels::Scores<T>{rankreg::Row<T>(x.view(), list), mask, descending},
-                            kernels::RankSink<R>{ranks + list * n, mask}, n, ties);
+    kernels::rank_huge_list(kernels::Scores<T>(rankreg::Row<T>(x.view(), list), mask, descending),
+                            kernels::RankSink<R>(ranks + list * n, mask), n, ties);
   }
   if constexpr (rankreg::kIsFloat<T>) {
     using C = rankreg::Compute<T>;
@@ -43,10 +43,10 @@ void huge_list(Type type, Ties ties, int64_t lists, int64_t n) {
     for (int64_t list = 0; list < lists; ++list) {
       const rankreg::Mask mask(where.view(), list);
       kernels::rank_huge_list(
-          kernels::MovedScores<T, R>{rankreg::Row<T>(x.view(), list),
-                                     rankreg::Row<R>(g.view(), list), mask, C(lam), descending},
-          kernels::GradientSink<T, R>{gradient + list * n, rankreg::Row<R>(saved, list), mask,
-                                      C(lam)},
+          kernels::MovedScores<T, R>(rankreg::Row<T>(x.view(), list),
+                                     rankreg::Row<R>(g.view(), list), mask, C(lam), descending),
+          kernels::GradientSink<T, R>(gradient + list * n, rankreg::Row<R>(saved, list), mask,
+                                      C(lam)),
           n, ties);
     }
   }

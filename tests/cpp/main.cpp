@@ -41,6 +41,8 @@ const Test kTests[] = {
     {"blackbox_threaded", tests::blackbox_threaded, true, true},
     {"blackbox_edges", tests::blackbox_edges, false, true},
     {"huge_lists", tests::huge_lists, false, false},
+    {"rankdata_small", tests::rankdata_small, false, true},
+    {"rankdata_threaded", tests::rankdata_threaded, true, true},
     {"positive_ranks_small", tests::positive_ranks_small, false, true},
     {"positive_ranks_threaded", tests::positive_ranks_threaded, true, true},
     {"positive_ranks_edges", tests::positive_ranks_edges, false, true},

@@ -22,6 +22,10 @@ void blackbox_threaded();
 void blackbox_edges();
 void huge_lists();
 
+// rankdata.cpp
+void rankdata_small();
+void rankdata_threaded();
+
 // positive_ranks.cpp, internals_positive_ranks.cpp
 void positive_ranks_small();
 void positive_ranks_threaded();
