@@ -93,7 +93,7 @@ bool fold(const py::ssize_t* shape, const py::ssize_t* strides, const int8_t* di
           py::ssize_t size, int64_t* stride) {
   int64_t folded = 1;
   *stride = 0;
-  for (int i = count - 1; i >= 0 && folded > 0; --i) {  // no stride matters once there is nothing
+  for (int i = count - 1; i >= 0; --i) {
     const int d = dimensions[i];
     if (shape[d] == 1) continue;
     if (strides[d] % size) return false;
@@ -122,7 +122,7 @@ struct Lists {
     Lists out;
     out.dimensions = int(x.ndim());
     if (!type || out.dimensions > kMaxDimensions) return std::nullopt;
-    if (!(x.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return std::nullopt;
+    if (x.size() > 0 && !(x.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return std::nullopt;
     out.shape = x.shape();
     out.view.data = data_of(x);
     out.view.type = *type;
@@ -143,6 +143,7 @@ struct Lists {
     for (int d = 0; d < last; ++d)
       out.lists *= out.shape[out.order[size_t(d)]];
     const int8_t* order = out.order.data();
+    if (x.size() == 0) return out;  // whatever its strides: NumPy leaves any there
     if (!fold(out.shape, x.strides(), order, last, size, &out.view.list_stride) ||
         !fold(out.shape, x.strides(), order + last, 1, size, &out.view.stride))
       return std::nullopt;
