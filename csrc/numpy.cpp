@@ -122,17 +122,19 @@ struct Lists {
     Lists out;
     out.dimensions = int(x.ndim());
     if (!type || out.dimensions > kMaxDimensions) return std::nullopt;
-    if (x.size() > 0 && !(x.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return std::nullopt;
+    if (!(x.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return std::nullopt;
     out.shape = x.shape();
     out.view.data = data_of(x);
     out.view.type = *type;
     for (int d = 0; d < out.dimensions; ++d)
       out.order[size_t(d)] = int8_t(d);
     const py::ssize_t size = x.itemsize();
+    const bool empty = x.size() == 0;  // NumPy then leaves any strides
     if (!axis) {
       for (int d = 0; d < out.dimensions; ++d)
         out.n *= out.shape[d];
-      if (!fold(out.shape, x.strides(), out.order.data(), out.dimensions, size, &out.view.stride))
+      if (!empty &&
+          !fold(out.shape, x.strides(), out.order.data(), out.dimensions, size, &out.view.stride))
         return std::nullopt;
       return out;
     }
@@ -143,9 +145,8 @@ struct Lists {
     for (int d = 0; d < last; ++d)
       out.lists *= out.shape[out.order[size_t(d)]];
     const int8_t* order = out.order.data();
-    if (x.size() == 0) return out;  // whatever its strides: NumPy leaves any there
-    if (!fold(out.shape, x.strides(), order, last, size, &out.view.list_stride) ||
-        !fold(out.shape, x.strides(), order + last, 1, size, &out.view.stride))
+    if (!empty && (!fold(out.shape, x.strides(), order, last, size, &out.view.list_stride) ||
+                   !fold(out.shape, x.strides(), order + last, 1, size, &out.view.stride)))
       return std::nullopt;
     return out;
   }

@@ -27,10 +27,11 @@ LAYOUTS = ("contiguous", "permuted", "expanded", "strided", "misaligned")
 MASKS = (None, "random", "row", "nothing", "everything")
 SPECIAL = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1.0)
 
-# Lengths around every threshold at which a kernel changes its way (see csrc/cpu): counting up to
-# 96, tiles of 2048, and the lengths at which loops by eight have a remainder.
-EDGES = (0, 1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 95, 96, 97, 255, 256, 257)
-LONG_EDGES = (511, 512, 513, 1025, 2047, 2048, 2049)
+# Lengths around every threshold at which a kernel changes its way (see csrc/cpu/tuning.h and
+# network.h): comparing all up to 24 or 32, vectors of 4, 8 and 16 words, blocks of 32, 128 and 256,
+# one network up to 1024 or 4096, tiles of 2048; and where loops by eight have a remainder.
+EDGES = (0, 1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+LONG_EDGES = (511, 512, 513, 1024, 1025, 2047, 2048, 2049, 4096, 4097)
 # Positives around the capacity of the saved state and the limit of compare-all.
 POSITIVES = (0.0, 0.02, 0.3, 1.0)
 

@@ -1,5 +1,7 @@
 """Every back-end equals the oracle: ranks, gradients, and the loss up to its last place."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,39 @@ from rankreg_ext.reference import TIES
 
 BACKENDS = [b for b in ("cpu",) if _backend.usable(b) is None]
 CASES = settings(max_examples=2000)
+
+
+@contextmanager
+def each_variant(backend):
+    """Yields an iterator over what a back-end holds several of: the CPU's instruction sets.
+
+    One evaluation of the oracle serves them all.
+    """
+    native = _backend.load_native()
+    in_use = native.isa()
+
+    def variants():
+        for isa in native.isas():
+            native.use_isa(isa)
+            with rankreg_ext.use_backend(backend):
+                yield isa
+
+    try:
+        yield variants()
+    finally:
+        native.use_isa(in_use)
+
+
+def test_every_instruction_set_of_this_machine_is_compared():
+    native = _backend.load_native()
+    with each_variant("cpu") as variants:
+        assert [(isa, native.isa()) for isa in variants] == [(isa, isa) for isa in native.isas()]
+    assert native.isas()[0] == "baseline"
+    assert native.isa() == native.isas()[-1]
+    with pytest.raises(
+        ValueError, match=r"isa must be one of those that isas\(\) lists, got 'mmx'"
+    ):
+        native.use_isa("mmx")
 
 
 def test_there_is_a_backend_to_compare():
@@ -31,9 +66,10 @@ def gradient(function, scores, upstream):
 def test_rank(backend, case):
     x, where = case.scores(), case.where()
     args = {"descending": case.descending, "ties": case.ties, "where": where}
-    with rankreg_ext.use_backend(backend):
-        actual = rankreg_ext.rank(x, **args)
-    assert_equal(actual, reference.rank(x, **args))
+    expected = reference.rank(x, **args)
+    with each_variant(backend) as variants:
+        for _ in variants:
+            assert_equal(rankreg_ext.rank(x, **args), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -46,11 +82,12 @@ def test_blackbox_rank(backend, case):
         function = lambda x: module.blackbox_rank(x, case.lam, **args)  # noqa: E731
         return gradient(function, case.scores(), case.upstream())
 
-    with rankreg_ext.use_backend(backend):
-        ranks, grad = run(rankreg_ext)
     expected_ranks, expected_grad = run(reference)
-    assert_equal(ranks, expected_ranks)
-    assert_equal(grad, expected_grad)
+    with each_variant(backend) as variants:
+        for _ in variants:
+            ranks, grad = run(rankreg_ext)
+            assert_equal(ranks, expected_ranks)
+            assert_equal(grad, expected_grad)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -63,11 +100,12 @@ def test_positive_ranks(backend, case):
         function = lambda x: module.positive_ranks(x, positives, lam=case.lam, where=where)  # noqa: E731
         return gradient(function, case.scores(), case.upstream())
 
-    with rankreg_ext.use_backend(backend):
-        ranks, grad = run(rankreg_ext)
     expected_ranks, expected_grad = run(reference)
-    assert_equal(ranks, expected_ranks)
-    assert_equal(grad, expected_grad)
+    with each_variant(backend) as variants:
+        for _ in variants:
+            ranks, grad = run(rankreg_ext)
+            assert_equal(ranks, expected_ranks)
+            assert_equal(grad, expected_grad)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -90,19 +128,20 @@ def test_rankreg_loss(backend, case):
         function = lambda x: module.rankreg_loss(x, positives, **args)  # noqa: E731
         return gradient(function, case.scores(), upstream)
 
-    with rankreg_ext.use_backend(backend):
-        loss, grad = run(rankreg_ext)
     expected_loss, expected_grad = run(reference)
-    assert_equal(grad, expected_grad)
-    # The sum over lists, and over terms of 2^53 and more, may be added in another order.
-    torch.testing.assert_close(
-        loss, expected_loss, rtol=4 * torch.finfo(loss.dtype).eps, atol=0, equal_nan=True
-    )
+    with each_variant(backend) as variants:
+        for _ in variants:
+            loss, grad = run(rankreg_ext)
+            assert_equal(grad, expected_grad)
+            # The sum over lists, and over terms of 2^53 and more, may be added in another order.
+            torch.testing.assert_close(
+                loss, expected_loss, rtol=4 * torch.finfo(loss.dtype).eps, atol=0, equal_nan=True
+            )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("n", [65535, 65536, 65537, 100_003])
-@pytest.mark.parametrize("values", ["normal", "tied", "constant", "special"])
+@pytest.mark.parametrize("values", ["normal", "tied", "constant", "clustered", "special"])
 def test_long_lists_use_threads_and_stay_equal(backend, n, values, threads):
     """One list split over threads: chunks, tie groups across their borders, absent items."""
     g = torch.Generator().manual_seed(n)
@@ -114,10 +153,15 @@ def test_long_lists_use_threads_and_stay_equal(backend, n, values, threads):
         expected = gradient(lambda x: reference.blackbox_rank(x, 0.5, **args), x, upstream)  # noqa: B023
         for count in (1, 2, 3):
             threads(count)
-            with rankreg_ext.use_backend(backend):
-                actual = gradient(lambda x: rankreg_ext.blackbox_rank(x, 0.5, **args), x, upstream)  # noqa: B023
-            assert_equal(actual[0], expected[0])
-            assert_equal(actual[1], expected[1])
+            with each_variant(backend) as variants:
+                for _ in variants:
+                    actual = gradient(
+                        lambda x: rankreg_ext.blackbox_rank(x, 0.5, **args),  # noqa: B023
+                        x,
+                        upstream,
+                    )
+                    assert_equal(actual[0], expected[0])
+                    assert_equal(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -143,11 +187,12 @@ def test_many_positives(backend, n, count, values, dtype, threads):
         total(x_).backward()
         return module.positive_ranks(x, positives), x_.grad
 
-    with rankreg_ext.use_backend(backend):
-        actual = losses(rankreg_ext)
     expected = losses(reference)
-    assert_equal(actual[0], expected[0])
-    assert_equal(actual[1], expected[1])
+    with each_variant(backend) as variants:
+        for _ in variants:
+            actual = losses(rankreg_ext)
+            assert_equal(actual[0], expected[0])
+            assert_equal(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
