@@ -17,7 +17,15 @@
 #endif
 
 #if RANKREG_X86
+#if !defined(__clang__)  // GCC 12 warns of operands that its own headers leave undefined on purpose
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 
 #if RANKREG_ISA == RANKREG_BASELINE
@@ -29,11 +37,12 @@
 #else
 #if RANKREG_ISA == RANKREG_AVX2
 #define RANKREG_ISA_NAME avx2
-#define RANKREG_FEATURES "avx2,bmi,bmi2,popcnt,lzcnt"
+#define RANKREG_FEATURES "avx2,bmi,bmi2,f16c,popcnt,lzcnt"
 #else
 #define RANKREG_ISA_NAME avx512
-#define RANKREG_FEATURES \
-  "avx2,bmi,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2"
+#define RANKREG_FEATURES             \
+  "avx2,bmi,bmi2,f16c,popcnt,lzcnt," \
+  "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2"
 #endif
 #define RANKREG_PRAGMA(x) _Pragma(#x)
 #if defined(__clang__)

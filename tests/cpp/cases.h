@@ -22,18 +22,17 @@ using rankreg::View;
 // Where the kernels change their ways; read from the sources, so that the tests follow their
 // tuning.
 struct Thresholds {
-  int64_t counting_max;     // rank_kernels.h: longest list that is ranked by counting
-  int64_t tile;             // positive_ranks_kernels.h: scores at a time
-  int64_t compare_all_max;  // positive_ranks_kernels.h: most thresholds that meet every score
-  int64_t worth_a_thread;   // parallel.h: half of the smallest work that is shared out
+  int64_t counting_max;    // rank_kernels.h: longest list that is ranked by counting
+  int64_t tile;            // count.h: scores at a time
+  int64_t worth_a_thread;  // parallel.h: half of the smallest work that is shared out
 };
-int64_t counting_max();     // internals_rank.cpp
-int64_t tile();             // internals_positive_ranks.cpp
-int64_t compare_all_max();  // internals_positive_ranks.cpp
+int64_t counting_max();  // internals_rank.cpp
+int64_t tile();          // internals_positive_ranks.cpp
 
-inline Thresholds thresholds() {
-  return {counting_max(), tile(), compare_all_max(), rankreg::kWorthAThread};
-}
+// Numbers of positives on both sides of where positive_ranks changes its way, ascending.
+std::vector<int64_t> positive_counts();  // internals_positive_ranks.cpp
+
+inline Thresholds thresholds() { return {counting_max(), tile(), rankreg::kWorthAThread}; }
 
 inline bool brief() { return check::State::get().brief; }
 inline bool threaded_only() { return check::State::get().threaded_only; }
