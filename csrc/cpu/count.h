@@ -49,6 +49,28 @@ inline __m512 load_some(const float* x, int64_t size) {
 }
 #endif
 
+// Of 64 flags. Bit i: flags[i] is not 0.
+inline uint64_t set_flags(const uint8_t* flags) {
+#if RANKREG_ISA == RANKREG_AVX512
+  const __m512i all = _mm512_loadu_si512(flags);
+  return _cvtmask64_u64(_mm512_test_epi8_mask(all, all));
+#elif RANKREG_ISA == RANKREG_AVX2
+  const auto zeros = [&](int i) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(flags + i));
+    return uint32_t(_mm256_movemask_epi8(_mm256_cmpeq_epi8(half, _mm256_setzero_si256())));
+  };
+  return ~(uint64_t(zeros(32)) << 32 | zeros(0));
+#else
+  uint64_t words[8], any = 0, out = 0;
+  memcpy(words, flags, sizeof(words));
+  for (const uint64_t word : words)
+    any |= word;
+  for (int i = 0; any != 0 && i < 64; ++i)
+    out |= uint64_t(flags[i] != 0) << i;
+  return out;
+#endif
+}
+
 // buffer[j] = x[j] in float.
 inline void widen_tile(const Half* x, int64_t size, float* buffer) {
   int64_t j = 0;

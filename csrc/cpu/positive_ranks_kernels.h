@@ -1,6 +1,6 @@
 // positive_ranks: counting against thresholds instead of sorting.
 //
-//   forward    r_i = 1 + #{k : a_k > a_i}: every score meets |P| thresholds
+//   forward    r_i = 1 + #{k : a_k > a_i}
 //   backward   an item that does not move changes rank by D(a_j), a step function:
 //                D(x) = #{i in P : a+_i > x} - #{i in P : a_i > x}
 //              a positive that moves has r'_i = 1 + #{k : a'_k > a+_i}, a' = scores after the move
@@ -9,14 +9,15 @@
 // once per direction, in tiles that stay in the first-level cache; in a tile, masked and NaN scores
 // are NaN, which is above nothing and below nothing.
 //
-// - Few thresholds: compare-all. Every score meets every threshold, eight of them in registers;
-//   exact with ties because the comparison is strict.
-// - Many thresholds: a sorted table of the distinct ones, with a lookup array over the leading bits
-//   of the key: one short search a score, near O(n) whatever |P|.
+// - Forward with few thresholds: every score meets every threshold.
+// - Otherwise: each score is put in its place among sorted breakpoints (places.h). Forward these
+// are
+//   the next scores above the thresholds. Backward a, a+ and the next score above a+, so that D is
+//   a table by place, and so is the gradient: nothing is divided per score.
 //
 // Bytes moved, per score: 4 (float32) + 1 (positives) forward, and 4 more, the gradient, backward.
-// Threads split the list, count for themselves, and add integers: the result does not depend on
-// them.
+// Scratch: O(P) a thread. Threads split the list, count for themselves, and add integers: the
+// result does not depend on them.
 #pragma once
 
 #include <limits>
@@ -53,8 +54,10 @@ struct Positives {
   int64_t size() const { return int64_t(at.size()); }
 };
 
-// Thresholds up to which every score meets every one of them, by instruction set.
-constexpr int64_t kCompareAll[] = {16, 32, 12};  // float
+// Thresholds up to which every score meets every one of them, by instruction set (RANKREG_ISA).
+// Where a search or the table overtook it on a Zen 4 core (2026-11, GCC 12, n = 2^20): thread times
+// of rankreg_loss on rotated inputs. Those of double were not measured as finely.
+constexpr int64_t kCompareAll[] = {20, 44, 12};  // float
 constexpr int64_t kCompareAllDouble[] = {8, 16, 24};
 
 template <class C>
@@ -121,7 +124,8 @@ int64_t sample_of(const ScoreList<T>& list, Compute<T>* sample, int64_t most) {
 template <class T>
 void build_places(const ScoreList<T>& list, Work<T>& work) {
   Compute<T> sample[256];
-  const int64_t sampled = sample_of(list, sample, 256);
+  const bool few = int64_t(work.keys.size()) <= Search<Compute<T>>::kMost;
+  const int64_t sampled = few ? 0 : sample_of(list, sample, 256);
   work.places.build(work.keys, work.spare, sample, sampled, list.n);
 }
 
@@ -158,25 +162,24 @@ void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
     const auto visit = [&](int64_t i) {
       if (list.positives[i] && !list.masked(i)) at.push_back(i);
     };
-    int64_t i = part.begin;
-    if (list.positives.stride == 1) {
-      // Positives are rare: 64 flags at a time are usually all false.
-      for (; i + 64 <= part.end; i += 64) {
-        uint64_t flags[8];
-        memcpy(flags, list.positives.data + i, sizeof(flags));
-        uint64_t any = 0;
-        for (const uint64_t eight : flags)
-          any |= eight;
-        if (any == 0) continue;
-        for (int64_t k = 0; k < 8; ++k) {
-          for (int64_t at = 8 * k; flags[k] != 0; ++at, flags[k] >>= 8) {
-            if (flags[k] & 0xff) visit(i + at);
-          }
-        }
-      }
+    if (list.positives.stride != 1) {
+      for (int64_t i = part.begin; i < part.end; ++i)
+        visit(i);
+      return;
     }
-    for (; i < part.end; ++i)
-      visit(i);
+    // Positives are rare: 64 flags at a time are usually all false.
+    const auto visit_block = [&](int64_t begin, const uint8_t* flags) {
+      for (uint64_t set = set_flags(flags); set != 0; set &= set - 1)
+        visit(begin + __builtin_ctzll(set));
+    };
+    int64_t i = part.begin;
+    for (; i + 64 <= part.end; i += 64)
+      visit_block(i, list.positives.data + i);
+    if (i < part.end) {
+      uint8_t rest[64] = {};
+      std::copy(list.positives.data + i, list.positives.data + part.end, rest);
+      visit_block(i, rest);
+    }
   });
   for (const auto& at : part_at)
     found.at.insert(found.at.end(), at.begin(), at.end());
