@@ -28,10 +28,10 @@ MASKS = (None, "random", "row", "nothing", "everything")
 SPECIAL = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1.0)
 
 # Lengths around every threshold at which a kernel changes its way (see csrc/cpu): counting up to
-# 96, tiles of 2048, and the lengths at which loops by eight have a remainder.
+# 96, tiles of 2048, and the lengths at which loops by 8, 16 and 64 have a remainder.
 EDGES = (0, 1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 95, 96, 97, 255, 256, 257)
 LONG_EDGES = (511, 512, 513, 1025, 2047, 2048, 2049)
-# Positives around the capacity of the saved state and the limit of compare-all.
+# Shares of positives: none, few that meet every score, and more than that.
 POSITIVES = (0.0, 0.02, 0.3, 1.0)
 
 

@@ -202,7 +202,7 @@ class Lut {
     return place;
   }
 
-  // Monotone for every x, though the scale be zero or infinite: NaN becomes 0, which is the lowest.
+  // Monotone for every x, though the scale be infinite: NaN, of x == low, becomes 0, the lowest.
   static C clamped(C cell, C last) {
     cell = cell > 0 ? cell : C(0);
     return cell < last ? cell : last;
@@ -257,7 +257,8 @@ class Lut {
       --end;
     low_[map] = b_[begin];
     scale_[map] = cells / (b_[end - 1] - b_[begin]);
-    if (!(scale_[map] >= 0)) low_[map] = scale_[map] = 0;  // nothing finite
+    // Nothing finite, or too far apart to be told: any map will do in which infinity has a place.
+    if (!(scale_[map] > 0)) low_[map] = 0, scale_[map] = 1;
   }
 
   void fill() {

@@ -38,7 +38,19 @@ namespace {
 
 using namespace cases;
 
-enum Shape { kAnywhere, kOne, kCluster, kEnds, kOutlierBelow, kOutlierAbove, kNested, kShapes };
+enum Shape {
+  kAnywhere,
+  kOne,
+  kCluster,
+  kEnds,
+  kOutlierBelow,
+  kOutlierAbove,
+  kTooWide,  // the distance of the outermost is infinite
+  kWithInfinities,
+  kSubnormal,
+  kNested,
+  kShapes
+};
 
 template <class C>
 C draw(int shape, int64_t i, Random& random) {
@@ -50,20 +62,24 @@ C draw(int shape, int64_t i, Random& random) {
     case kEnds: return (unit > 0 ? 1 : -1) * std::numeric_limits<C>::infinity();
     case kOutlierBelow: return i ? unit : std::numeric_limits<C>::lowest();
     case kOutlierAbove: return i ? unit : std::numeric_limits<C>::max();
+    case kTooWide: return unit * std::numeric_limits<C>::max();
+    case kWithInfinities: return i % 9 ? unit : draw<C>(kEnds, i, random);
+    case kSubnormal: return unit * std::numeric_limits<C>::min();
     default: return std::ldexp(1 + unit / 1024, -int(random.below(100)));
   }
 }
 
 // Places, and the counts and values by place, against #{distinct breakpoints <= x} one by one.
 template <class C>
-void check_places(const std::vector<C>& breakpoints, const std::vector<C>& x, int64_t repeats) {
+void check_places(const std::vector<C>& breakpoints, const std::vector<C>& x, int64_t sampled,
+                  int64_t repeats) {
   using Key = rankreg::KeyOf<C>;
   std::vector<Key> keys, spare;
   for (const C b : breakpoints)
     keys.push_back(rankreg::ascending_key(b));
   kernels::Places<C> places;
   const int64_t n = int64_t(x.size());
-  places.build(keys, spare, x.data(), std::min<int64_t>(n, 256), repeats * n);
+  places.build(keys, spare, x.data(), sampled, repeats * n);
 
   std::vector<C> distinct;
   for (const C b : breakpoints) {
@@ -107,6 +123,7 @@ void check_places() {
       Random random = check::start_case("bytes=", sizeof(C), " size=", size, " shape=", shape);
       std::vector<C> breakpoints, x{0, -C(0), C(NAN), 1, -1};
       const C infinity = std::numeric_limits<C>::infinity();
+      x.push_back(infinity), x.push_back(-infinity);
       for (int64_t i = 0; i < size; ++i) {
         const C b = draw<C>(shape, i, random);
         breakpoints.push_back(b);
@@ -115,7 +132,9 @@ void check_places() {
       }
       for (int i = 0; i < 50; ++i)
         x.push_back(draw<C>(int(random.below(kShapes)), i, random));
-      check_places(breakpoints, x, 1 + random.below(3));
+      // Without a sample one map serves all cells, however badly.
+      for (const size_t sampled : {size_t{0}, std::min<size_t>(x.size(), 256)})
+        check_places(breakpoints, x, int64_t(sampled), 1 + random.below(3));
     }
   }
 }
