@@ -126,7 +126,7 @@ def test_long_lists_use_threads_and_stay_equal(backend, n, values, threads):
 @pytest.mark.parametrize("values", ["normal", "clustered", "special"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_many_positives(backend, n, count, values, dtype, threads):
-    """Compare-all, searches, the table; around the state's capacity (256); with and without threads.
+    """Compare-all, searches, table; around the state's capacity (256); two threads.
 
     tests/cpp tries both sides of every change of way, on every instruction set.
     """
