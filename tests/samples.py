@@ -32,7 +32,7 @@ SPECIAL = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1.0)
 # one network up to 1024 or 4096, tiles of 2048; and where loops by eight have a remainder.
 EDGES = (0, 1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 LONG_EDGES = (511, 512, 513, 1024, 1025, 2047, 2048, 2049, 4096, 4097)
-# Positives around the capacity of the saved state and the limit of compare-all.
+# Shares of positives: none, few that meet every score, and more than that.
 POSITIVES = (0.0, 0.02, 0.3, 1.0)
 
 

@@ -14,7 +14,7 @@ bool has(Isa isa) {
     case Isa::kBaseline: return true;
     case Isa::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-             __builtin_cpu_supports("bmi2");
+             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
     case Isa::kAvx512:
       return has(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&

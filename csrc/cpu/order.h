@@ -1,6 +1,6 @@
 // The places of keys in their sorted order, without writing the sorted keys anywhere.
 //
-//   place(keys)_i = #{k : key_k < key_i}         kFirst: equal keys share the first of their places
+//   place(keys)_i = #{k : key_k < key_i}         kShare: equal keys share the first of their places
 //                   + #{k < i : key_k == key_i}  kOwn: each has its own, in the order of indices
 //
 // - Short lists: every key is compared with every key.
@@ -35,7 +35,7 @@ RANKREG_TARGET_BEGIN
 namespace rankreg {
 namespace RANKREG_ISA_NAME {
 
-enum class Places { kFirst, kOwn };
+enum class Equal { kShare, kOwn };
 
 // Where the places of a list's keys go: to place[i], or to place[at[i]].
 struct Own {
@@ -158,14 +158,14 @@ class Placer {
   // Places of key[0..n), counted from `base`, to place[index(i)]; anything to place[index(i)] for
   // n <= i < n + kRoom. Returns whether keys are equal; not asked of kOwn.
   template <class Index>
-  bool place(const Key* key, int64_t n, Places kind, uint32_t base, const Index& index,
+  bool place(const Key* key, int64_t n, Equal kind, uint32_t base, const Index& index,
              uint32_t* place) {
-    if (n <= kCountingMax && kind == Places::kFirst) return count(key, n, base, index, place);
+    if (n <= kCountingMax && kind == Equal::kShare) return count(key, n, base, index, place);
     Key low, high;
     range_of(key, n, &low, &high);
     if (low == high) {
       for (int64_t i = 0; i < n; ++i)
-        place[index(i)] = base + (kind == Places::kOwn ? uint32_t(i) : 0);
+        place[index(i)] = base + (kind == Equal::kOwn ? uint32_t(i) : 0);
       return n > 1;
     }
     return sort(key, n, low, high, kind, base, index, place);
@@ -224,7 +224,7 @@ class Placer {
   };
 
   template <class Index>
-  bool sort(const Key* key, int64_t n, Key low, Key high, Places kind, uint32_t base,
+  bool sort(const Key* key, int64_t n, Key low, Key high, Equal kind, uint32_t base,
             const Index& index, uint32_t* place) {
     Sorted sorted{nullptr, n, 1, 0, 0};
     while (sorted.rows() < uint32_t(Words::kRows) && sorted.block() < n)
@@ -236,7 +236,7 @@ class Placer {
     const Coarse<Key, Value> coarse(low, high, Words::kBits - sorted.index_bits);
     fill_words(key, coarse, sorted, size);
     sort_words(sorted);
-    const int64_t same = kind == Places::kFirst || !coarse.exact ? count_same(sorted) : 0;
+    const int64_t same = kind == Equal::kShare || !coarse.exact ? count_same(sorted) : 0;
 
     if (same > 0 && coarse.exact) {
       uint32_t first = 0, at = 0, before = ~sorted.word[0];
@@ -325,7 +325,7 @@ class Placer {
 
   // The few runs of equal coarse keys, found through a bit per place.
   template <class Index>
-  bool place_few_runs(const Key* key, const Sorted& sorted, Places kind, uint32_t base,
+  bool place_few_runs(const Key* key, const Sorted& sorted, Equal kind, uint32_t base,
                       const Index& index, uint32_t* place) {
     const int64_t n = sorted.n;
     uint64_t* const same = same_.of(n / 64 + 1);
@@ -357,7 +357,7 @@ class Placer {
 
   // All places, one after the other.
   template <class Index>
-  bool place_runs(const Key* key, const Sorted& sorted, Places kind, uint32_t base,
+  bool place_runs(const Key* key, const Sorted& sorted, Equal kind, uint32_t base,
                   const Index& index, uint32_t* place) {
     const int64_t n = sorted.n;
     uint32_t* const word = item_.of(n);
@@ -390,7 +390,7 @@ class Placer {
 
   // Places of the items of one run, given in the order of their indices.
   template <class Index>
-  bool place_run(const Key* key, uint32_t* item, int64_t size, Places kind, uint32_t base,
+  bool place_run(const Key* key, uint32_t* item, int64_t size, Equal kind, uint32_t base,
                  const Index& index, uint32_t nowhere, uint32_t* place) {
     const Key one = key[item[0]];
     int64_t alike = 1;
@@ -398,7 +398,7 @@ class Placer {
       ++alike;
     if (alike == size) {
       for (int64_t i = 0; i < size; ++i)
-        place[index(item[i])] = base + (kind == Places::kOwn ? uint32_t(i) : 0);
+        place[index(item[i])] = base + (kind == Equal::kOwn ? uint32_t(i) : 0);
       return true;
     }
     if (size <= kRunMax) {  // a stable insertion by key
@@ -414,7 +414,7 @@ class Placer {
       for (int64_t i = 0; i < size; ++i) {
         const bool tied = i > 0 && key[item[i]] == key[item[i - 1]];
         equal |= tied;
-        if (!tied || kind == Places::kOwn) first = uint32_t(i);
+        if (!tied || kind == Equal::kOwn) first = uint32_t(i);
         place[index(item[i])] = base + first;
       }
       return equal;
@@ -485,7 +485,7 @@ class LongPlacer {
  public:
   // Places of the keys of a source of n items, at the indices of those that take part, and
   // something to place[n]; `present` becomes their number. Returns whether keys are equal.
-  bool place(const Source<Key>& source, int64_t n, Places kind, uint32_t* place, int64_t* present,
+  bool place(const Source<Key>& source, int64_t n, Equal kind, uint32_t* place, int64_t* present,
              const Parallel& parallel) {
     if constexpr (sizeof(Key) == 2) {
       if (n >= kHistogramMin) return place_by_key(source, n, kind, place, present, parallel);
@@ -540,19 +540,19 @@ class LongPlacer {
   }
 
   // All keys are equal.
-  static bool place_alike(const Source<Key>& source, int64_t n, Places kind, uint32_t* place,
+  static bool place_alike(const Source<Key>& source, int64_t n, Equal kind, uint32_t* place,
                           int64_t* present) {
     uint32_t own = 0;
     for_tiles(source, 0, n, [&](const Key*, const uint32_t* index, int64_t count) {
       for (int64_t i = 0; i < count; ++i, ++own)
-        place[index[i]] = kind == Places::kOwn ? own : 0;
+        place[index[i]] = kind == Equal::kOwn ? own : 0;
     });
     *present = own;
     return own > 1;
   }
 
   // One counter per key: no order is made at all.
-  bool place_by_key(const Source<Key>& source, int64_t n, Places kind, uint32_t* place,
+  bool place_by_key(const Source<Key>& source, int64_t n, Equal kind, uint32_t* place,
                     int64_t* present, const Parallel& parallel) {
     constexpr int64_t keys = int64_t{1} << (8 * sizeof(Key));
     const int64_t chunks = chunks_of(n, parallel);
@@ -573,7 +573,7 @@ class LongPlacer {
       for (int64_t c = 0; c < chunks; ++c) {
         uint32_t& slot = counts[c * keys + key];
         const uint32_t count = slot;
-        slot = before + (kind == Places::kOwn ? here : 0);
+        slot = before + (kind == Equal::kOwn ? here : 0);
         here += count;
       }
       equal |= here > 1;
@@ -585,7 +585,7 @@ class LongPlacer {
       uint32_t* const next = counts + c * keys;
       for_tiles(source, part.begin, part.end,
                 [&](const Key* key, const uint32_t* index, int64_t size) {
-                  if (kind == Places::kOwn) {
+                  if (kind == Equal::kOwn) {
                     for (int64_t i = 0; i < size; ++i)
                       place[index[i]] = next[key[i]]++;
                   } else {
@@ -599,7 +599,7 @@ class LongPlacer {
 
   template <class Cells>
   bool distribute(const Source<Key>& source, int64_t n, const Cells& coarse, int64_t cells,
-                  Places kind, uint32_t base, uint32_t nowhere, uint32_t* place, int64_t* present,
+                  Equal kind, uint32_t base, uint32_t nowhere, uint32_t* place, int64_t* present,
                   const Parallel& parallel) {
     const int64_t chunks = chunks_of(n, parallel);
     uint32_t* const counts = counts_.of(chunks * cells);
@@ -681,7 +681,7 @@ class LongPlacer {
   };
 
   static bool place_group(Task& task, const Key* key, const uint32_t* index, int64_t size,
-                          Places kind, uint32_t base, uint32_t nowhere, uint32_t* place) {
+                          Equal kind, uint32_t base, uint32_t nowhere, uint32_t* place) {
     if (size <= kNetworkMax) {
       uint32_t* const at = task.at.of(size + kRoom);
       std::copy(index, index + size, at);
@@ -694,7 +694,7 @@ class LongPlacer {
     range_of(key, size, &low, &high);
     if (low == high) {
       for (int64_t i = 0; i < size; ++i)
-        place[index[i]] = base + (kind == Places::kOwn ? uint32_t(i) : 0);
+        place[index[i]] = base + (kind == Equal::kOwn ? uint32_t(i) : 0);
       return true;
     }
     if (!task.deeper) task.deeper.reset(new LongPlacer);

@@ -1,6 +1,6 @@
 // positive_ranks: counting against thresholds instead of sorting.
 //
-//   forward    r_i = 1 + #{k : a_k > a_i}: every score meets |P| thresholds
+//   forward    r_i = 1 + #{k : a_k > a_i}
 //   backward   an item that does not move changes rank by D(a_j), a step function:
 //                D(x) = #{i in P : a+_i > x} - #{i in P : a_i > x}
 //              a positive that moves has r'_i = 1 + #{k : a'_k > a+_i}, a' = scores after the move
@@ -9,21 +9,21 @@
 // once per direction, in tiles that stay in the first-level cache; in a tile, masked and NaN scores
 // are NaN, which is above nothing and below nothing.
 //
-// - Few thresholds: compare-all. Every score meets every threshold, eight of them in registers;
-//   exact with ties because the comparison is strict.
-// - Many thresholds: a sorted table of the distinct ones, with a lookup array over the leading bits
-//   of the key: one short search a score, near O(n) whatever |P|.
+// - Forward with few thresholds: every score meets every threshold.
+// - Otherwise: each score is put in its place among sorted breakpoints (places.h). Forward these
+// are
+//   the next scores above the thresholds. Backward a, a+ and the next score above a+, so that D is
+//   a table by place, and so is the gradient: nothing is divided per score.
 //
 // Bytes moved, per score: 4 (float32) + 1 (positives) forward, and 4 more, the gradient, backward.
-// Threads split the list, count for themselves, and add integers: the result does not depend on
-// them.
+// Scratch: O(P) a thread. Threads split the list, count for themselves, and add integers: the
+// result does not depend on them.
 #pragma once
 
 #include <limits>
-#include <memory>
 
 #include "../common/formulas.h"
-#include "../common/keys.h"
+#include "places.h"
 #include "positive_ranks.h"
 #include "target.h"
 
@@ -54,110 +54,80 @@ struct Positives {
   int64_t size() const { return int64_t(at.size()); }
 };
 
-constexpr int64_t kTile = 2048;          // scores: 8 KiB of floats
-constexpr int kBlock = 8;                // thresholds held in registers
-constexpr int64_t kCompareAllMax = 512;  // thresholds beyond which the table is faster
+// Thresholds up to which every score meets every one of them, by instruction set (RANKREG_ISA).
+// Where a search or the table overtook it on a Zen 4 core (2026-11, GCC 12, n = 2^20): thread times
+// of rankreg_loss on rotated inputs. Those of double were not measured as finely.
+constexpr int64_t kCompareAll[] = {20, 44, 12};  // float
+constexpr int64_t kCompareAllDouble[] = {8, 16, 24};
 
-// Counters as wide as the scores keep the vectors full; a tile cannot overflow them.
 template <class C>
-using Counter = typename std::conditional<sizeof(C) == 4, int32_t, int64_t>::type;
+constexpr int64_t compare_all_max() {
+  return sizeof(C) == 4 ? kCompareAll[RANKREG_ISA] : kCompareAllDouble[RANKREG_ISA];
+}
+
+// What the steps need besides the list, kept from one list to the next.
+template <class T>
+struct Work {
+  using C = Compute<T>;
+  Positives<C> found;
+  Places<C> places;
+  std::vector<KeyOf<C>> keys, spare;
+  std::vector<PlaceCounts> counts;  // of each chunk
+  Positives<C> movers;
+  std::vector<int64_t> from, to;  // their places
+  std::vector<int64_t> steps;     // D by place
+  std::vector<T> values;          // to be written by place
+};
 
 // Scores [begin, begin + size) as C, masked ones NaN: the list's own memory where that is the same.
 template <class T, class C = Compute<T>>
 const C* tile_of(const ScoreList<T>& list, int64_t begin, int64_t size, C* buffer) {
-  if constexpr (std::is_same<T, C>::value) {
-    if (list.scores.stride == 1 && !list.where) return list.scores.data + begin;
-  }
-  for (int64_t j = 0; j < size; ++j)
-    buffer[j] = widen(list.scores[begin + j]);
-  if (list.where) {
-    for (int64_t j = 0; j < size; ++j) {
-      if (!list.where[begin + j]) buffer[j] = std::numeric_limits<C>::quiet_NaN();
+  if (list.scores.stride == 1) {
+    if constexpr (std::is_same<T, C>::value) {
+      if (!list.where) return list.scores.data + begin;
     }
+    widen_tile(list.scores.data + begin, size, buffer);
+  } else {
+    for (int64_t j = 0; j < size; ++j)
+      buffer[j] = widen(list.scores[begin + j]);
+  }
+  if (list.where) {
+    for (int64_t j = 0; j < size; ++j)
+      buffer[j] = list.where[begin + j] ? buffer[j] : std::numeric_limits<C>::quiet_NaN();
   }
   return buffer;
 }
 
-// counts[i] += #{j : x_j > t_i}, for kBlock thresholds.
-template <class C>
-void count_above(const C* x, int64_t size, const C* t, int64_t* counts) {
-  Counter<C> c0 = 0, c1 = 0, c2 = 0, c3 = 0, c4 = 0, c5 = 0, c6 = 0, c7 = 0;
-  const C t0 = t[0], t1 = t[1], t2 = t[2], t3 = t[3], t4 = t[4], t5 = t[5], t6 = t[6], t7 = t[7];
-  for (int64_t j = 0; j < size; ++j) {
-    const C v = x[j];
-    c0 += v > t0, c1 += v > t1, c2 += v > t2, c3 += v > t3;
-    c4 += v > t4, c5 += v > t5, c6 += v > t6, c7 += v > t7;
-  }
-  counts[0] += c0, counts[1] += c1, counts[2] += c2, counts[3] += c3;
-  counts[4] += c4, counts[5] += c5, counts[6] += c6, counts[7] += c7;
-}
-
-// d_j += #{i : t'_i > x_j} - #{i : t_i > x_j}, for kBlock pairs.
-template <class C>
-void add_steps(const C* x, int64_t size, const C* t, const C* moved, Counter<C>* d) {
-  C from[kBlock], to[kBlock];  // copies that d cannot alias, so that they stay in registers
-  std::copy(t, t + kBlock, from);
-  std::copy(moved, moved + kBlock, to);
-  for (int64_t j = 0; j < size; ++j) {
-    const C v = x[j];
-    Counter<C> up = 0, down = 0;
-    for (int i = 0; i < kBlock; ++i) {
-      up += to[i] > v;
-      down += from[i] > v;
-    }
-    d[j] += up - down;
+// f(chunk, begin, size, x) for the tiles of a part of the list.
+template <class T, class F>
+void each_tile(const ScoreList<T>& list, int64_t chunk, int64_t chunks, const F& f) {
+  Compute<T> buffer[kTile];
+  const Part part(list.n, chunk, chunks);
+  for (int64_t begin = part.begin; begin < part.end; begin += kTile) {
+    const int64_t size = std::min(kTile, part.end - begin);
+    f(begin, size, tile_of(list, begin, size, buffer));
   }
 }
 
-// Thresholds padded to whole blocks with +infinity, which nothing exceeds.
-template <class C>
-std::vector<C> padded(const std::vector<C>& thresholds) {
-  std::vector<C> out(thresholds);
-  out.resize((out.size() + kBlock - 1) / kBlock * kBlock, std::numeric_limits<C>::infinity());
-  return out;
+// Some scores spread over the list.
+template <class T>
+int64_t sample_of(const ScoreList<T>& list, Compute<T>* sample, int64_t most) {
+  const int64_t size = std::min(list.n, most);
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t at = Part(list.n, i, size).begin;
+    sample[i] =
+        list.masked(at) ? std::numeric_limits<Compute<T>>::quiet_NaN() : widen(list.scores[at]);
+  }
+  return size;
 }
 
-// The distinct thresholds in order. A score's `place` is 2 l + e: l thresholds lie below it, and e
-// is 1 if it equals the next. So places are ordered as scores are, and thresholds have places of
-// their own.
-template <class C>
-class Table {
- public:
-  using Key = KeyOf<C>;
-
-  explicit Table(std::vector<Key> keys) : keys_(std::move(keys)) {
-    std::sort(keys_.begin(), keys_.end());
-    keys_.erase(std::unique(keys_.begin(), keys_.end()), keys_.end());
-    const Key span = keys_.back() - keys_.front();
-    while ((span >> shift_) >= 4 * keys_.size())
-      ++shift_;
-    // starts_[c]: thresholds in the cells before c. Cells are equal ranges of keys.
-    starts_.assign(size_t(span >> shift_) + 2, 0);
-    for (const Key key : keys_)
-      ++starts_[cell(key) + 1];
-    for (size_t c = 1; c < starts_.size(); ++c)
-      starts_[c] += starts_[c - 1];
-  }
-
-  int64_t places() const { return 2 * int64_t(keys_.size()) + 1; }
-
-  int64_t place(Key key) const {
-    if (key < keys_.front()) return 0;
-    if (key > keys_.back()) return places() - 1;
-    const size_t c = cell(key);
-    const Key* begin = keys_.data() + starts_[c];
-    const Key* at = std::lower_bound(begin, keys_.data() + starts_[c + 1], key);
-    const int64_t below = at - keys_.data();
-    return 2 * below + (keys_[size_t(below)] == key);
-  }
-
- private:
-  size_t cell(Key key) const { return size_t((key - keys_.front()) >> shift_); }
-
-  std::vector<Key> keys_;
-  std::vector<int64_t> starts_;
-  int shift_ = 0;
-};
+template <class T>
+void build_places(const ScoreList<T>& list, Work<T>& work) {
+  Compute<T> sample[256];
+  const bool few = int64_t(work.keys.size()) <= Search<Compute<T>>::kMost;
+  const int64_t sampled = few ? 0 : sample_of(list, sample, 256);
+  work.places.build(work.keys, work.spare, sample, sampled, list.n);
+}
 
 // Of counts by place: counts[p] becomes the number at places after p.
 inline void count_after(std::vector<int64_t>& counts) {
@@ -170,12 +140,13 @@ inline void count_after(std::vector<int64_t>& counts) {
 }
 
 // Sum of the chunks' counters into the first of them.
-inline std::vector<int64_t>& reduce(std::vector<std::vector<int64_t>>& counts) {
-  for (size_t c = 1; c < counts.size(); ++c) {
-    for (size_t i = 0; i < counts[0].size(); ++i)
-      counts[0][i] += counts[c][i];
+inline std::vector<int64_t>& reduce(std::vector<PlaceCounts>& counts, int64_t chunks) {
+  std::vector<int64_t>& sum = counts[0].at;
+  for (size_t c = 1; c < size_t(chunks); ++c) {
+    for (size_t i = 0; i < sum.size(); ++i)
+      sum[i] += counts[c].at[i];
   }
-  return counts[0];
+  return sum;
 }
 
 // Fills at and score.
@@ -191,20 +162,24 @@ void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
     const auto visit = [&](int64_t i) {
       if (list.positives[i] && !list.masked(i)) at.push_back(i);
     };
-    int64_t i = part.begin;
-    if (list.positives.stride == 1) {
-      // Positives are rare: eight flags at a time are usually all false.
-      for (; i + 8 <= part.end; i += 8) {
-        uint64_t flags;
-        memcpy(&flags, list.positives.data + i, sizeof(flags));
-        if (flags != 0) {
-          for (int64_t k = i; k < i + 8; ++k)
-            visit(k);
-        }
-      }
+    if (list.positives.stride != 1) {
+      for (int64_t i = part.begin; i < part.end; ++i)
+        visit(i);
+      return;
     }
-    for (; i < part.end; ++i)
-      visit(i);
+    // Positives are rare: 64 flags at a time are usually all false.
+    const auto visit_block = [&](int64_t begin, const uint8_t* flags) {
+      for (uint64_t set = set_flags(flags); set != 0; set &= set - 1)
+        visit(begin + __builtin_ctzll(set));
+    };
+    int64_t i = part.begin;
+    for (; i + 64 <= part.end; i += 64)
+      visit_block(i, list.positives.data + i);
+    if (i < part.end) {
+      uint8_t rest[64] = {};
+      std::copy(list.positives.data + i, list.positives.data + part.end, rest);
+      visit_block(i, rest);
+    }
   });
   for (const auto& at : part_at)
     found.at.insert(found.at.end(), at.begin(), at.end());
@@ -213,162 +188,139 @@ void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
     found.score[i] = widen(list.scores[found.at[i]]);
 }
 
-// Fills rank: 1 + #{k : a_k > a_i}.
+// Fills found.rank: 1 + #{k : a_k > a_i}.
 template <class T>
-void rank_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
-                    const Parallel& parallel) {
+void rank_positives(const ScoreList<T>& list, Work<T>& work, const Parallel& parallel) {
   using C = Compute<T>;
+  Positives<C>& found = work.found;
   const int64_t size = found.size(), chunks = chunks_of(list.n, parallel);
   found.rank.resize(size_t(size));
   if (size == 0) return;
+  if (int64_t(work.counts.size()) < chunks) work.counts.resize(size_t(chunks));
 
-  std::vector<std::vector<int64_t>> counts(static_cast<size_t>(chunks));
-  if (size <= kCompareAllMax) {
-    const std::vector<C> thresholds = padded(found.score);
+  if (size <= compare_all_max<C>()) {
     parallel.each(chunks, [&](int64_t c) {
-      std::vector<int64_t>& above = counts[size_t(c)];
-      above.assign(thresholds.size(), 0);
-      C buffer[kTile];
-      const Part part(list.n, c, chunks);
-      for (int64_t begin = part.begin; begin < part.end; begin += kTile) {
-        const int64_t tile = std::min(kTile, part.end - begin);
-        const C* x = tile_of(list, begin, tile, buffer);
-        for (size_t i = 0; i < thresholds.size(); i += kBlock) {
-          count_above(x, tile, &thresholds[i], &above[i]);
-        }
-      }
+      std::vector<int64_t>& above = work.counts[size_t(c)].at;
+      above.assign(size_t(size), 0);
+      each_tile(list, c, chunks, [&](int64_t, int64_t tile, const C* x) {
+        count_above(x, tile, found.score.data(), size, above.data());
+      });
     });
-    const std::vector<int64_t>& above = reduce(counts);
+    const std::vector<int64_t>& above = reduce(work.counts, chunks);
     for (size_t i = 0; i < size_t(size); ++i)
       found.rank[i] = double(1 + above[i]);
   } else {
-    std::vector<KeyOf<C>> keys;
+    work.keys.clear();
     for (const C score : found.score) {
-      if (!is_nan(score)) keys.push_back(ascending_key(score));
+      if (score < std::numeric_limits<C>::infinity()) work.keys.push_back(next_key(score));
     }
-    if (!keys.empty()) {
-      const Table<C> table(std::move(keys));
-      parallel.each(chunks, [&](int64_t c) {
-        std::vector<int64_t>& at_place = counts[size_t(c)];
-        at_place.assign(size_t(table.places()), 0);
-        C buffer[kTile];
-        const Part part(list.n, c, chunks);
-        for (int64_t begin = part.begin; begin < part.end; begin += kTile) {
-          const int64_t tile = std::min(kTile, part.end - begin);
-          const C* x = tile_of(list, begin, tile, buffer);
-          for (int64_t j = 0; j < tile; ++j) {
-            if (!is_nan(x[j])) ++at_place[size_t(table.place(ascending_key(x[j])))];
-          }
-        }
+    build_places(list, work);
+    const Places<C>& places = work.places;
+    parallel.each(chunks, [&](int64_t c) {
+      PlaceCounts& counts = work.counts[size_t(c)];
+      places.start(counts);
+      each_tile(list, c, chunks, [&](int64_t, int64_t tile, const C* x) {
+        places.template pass<false, C>(x, tile, counts, nullptr, C(0), nullptr);
       });
-      std::vector<int64_t>& above = reduce(counts);
-      count_after(above);
-      for (size_t i = 0; i < size_t(size); ++i) {
-        if (!is_nan(found.score[i])) {
-          found.rank[i] = double(1 + above[size_t(table.place(ascending_key(found.score[i])))]);
-        }
-      }
-    }
+      places.finish(counts);
+    });
+    std::vector<int64_t>& above = reduce(work.counts, chunks);
+    count_after(above);
+    places.places(found.score, work.from);
+    for (size_t i = 0; i < size_t(size); ++i)
+      found.rank[i] = double(1 + above[size_t(places.counter(work.from[i]))]);
   }
   for (size_t i = 0; i < size_t(size); ++i) {
     if (is_nan(found.score[i])) found.rank[i] = std::numeric_limits<double>::quiet_NaN();
   }
 }
 
-// out[j] = upstream * (rk(a+)_j - rk(a)_j) / divisor for every j in the list.
+// out[j] = upstream * (rk(a+)_j - rk(a)_j) / divisor for every j in the list; found.moved is a+.
 template <class T>
-void step_gradient(const ScoreList<T>& list, const Positives<Compute<T>>& found, Compute<T> divisor,
-                   Compute<T> upstream, T* out, const Parallel& parallel) {
+void step_gradient(const ScoreList<T>& list, Work<T>& work, Compute<T> divisor, Compute<T> upstream,
+                   T* out, const Parallel& parallel) {
   using C = Compute<T>;
-  // The positives that move: where from, where to.
-  std::vector<int64_t> at;
-  std::vector<C> from, to;
-  std::vector<double> rank;
+  const Positives<C>& found = work.found;
+  Positives<C>& movers = work.movers;
+  movers.at.clear(), movers.score.clear(), movers.moved.clear(), movers.rank.clear();
   for (size_t i = 0; i < found.at.size(); ++i) {
     if (is_nan(found.score[i]) || found.moved[i] == found.score[i]) continue;
-    at.push_back(found.at[i]);
-    from.push_back(found.score[i]);
-    to.push_back(found.moved[i]);
-    rank.push_back(found.rank[i]);
+    movers.at.push_back(found.at[i]);
+    movers.score.push_back(found.score[i]);
+    movers.moved.push_back(found.moved[i]);
+    movers.rank.push_back(found.rank[i]);
   }
-  const int64_t movers = int64_t(at.size()), chunks = chunks_of(list.n, parallel);
-  const bool compare_all = movers <= kCompareAllMax;
-  const std::vector<C> padded_from = padded(from), padded_to = padded(to);
-
-  std::unique_ptr<Table<C>> table;
-  std::vector<int64_t> steps;  // D by place
-  if (!compare_all) {
-    std::vector<KeyOf<C>> keys;
-    for (size_t i = 0; i < at.size(); ++i) {
-      keys.push_back(ascending_key(from[i]));
-      if (!is_nan(to[i])) keys.push_back(ascending_key(to[i]));
-    }
-    table.reset(new Table<C>(std::move(keys)));
-    steps.assign(size_t(table->places()), 0);
-    for (size_t i = 0; i < at.size(); ++i) {
-      --steps[size_t(table->place(ascending_key(from[i])))];
-      if (!is_nan(to[i])) ++steps[size_t(table->place(ascending_key(to[i])))];
-    }
-    count_after(steps);
+  const int64_t chunks = chunks_of(list.n, parallel);
+  const auto value_of = [&](int64_t step) {
+    return Narrow<T>::from(upstream * (C(step) / divisor));
+  };
+  const T zero = Narrow<T>::from(C(0));
+  const T nan = Narrow<T>::from(std::numeric_limits<C>::quiet_NaN());
+  const auto clear_masked = [&](int64_t begin, int64_t size) {
+    for (int64_t j = begin; list.where && j < begin + size; ++j)
+      out[j] = list.where[j] ? out[j] : zero;
+  };
+  if (movers.size() == 0) {
+    const T still = value_of(0);
+    parallel.each(chunks, [&](int64_t c) {
+      each_tile(list, c, chunks, [&](int64_t begin, int64_t size, const C* x) {
+        for (int64_t j = 0; j < size; ++j)
+          out[begin + j] = is_nan(x[j]) ? nan : still;
+        clear_masked(begin, size);
+      });
+    });
+    return;
   }
 
-  // Items above each mover's new score (compare-all), or at each place (table).
-  std::vector<std::vector<int64_t>> counts(static_cast<size_t>(chunks));
+  // D steps up at the scores that positives leave, and down where they arrive.
+  constexpr C kInfinity = std::numeric_limits<C>::infinity();
+  work.keys.clear();
+  for (size_t i = 0; i < movers.at.size(); ++i) {
+    work.keys.push_back(ascending_key(movers.score[i]));
+    if (is_nan(movers.moved[i])) continue;
+    work.keys.push_back(ascending_key(movers.moved[i]));
+    if (movers.moved[i] < kInfinity) work.keys.push_back(next_key(movers.moved[i]));
+  }
+  build_places(list, work);
+  Places<C>& places = work.places;
+  places.places(movers.score, work.from);
+  places.places(movers.moved, work.to);
+  places.count_after_these(work.to);
+  std::vector<int64_t>& steps = work.steps;
+  steps.assign(size_t(places.size()), 0);
+  for (size_t i = 0; i < movers.at.size(); ++i) {
+    --steps[size_t(work.from[i])];
+    if (!is_nan(movers.moved[i])) ++steps[size_t(work.to[i])];
+  }
+  count_after(steps);
+  std::vector<T>& values = work.values;
+  values.resize(size_t(places.slots()));
+  for (int64_t p = 0; p < places.size(); ++p)
+    values[size_t(places.slot(p))] = value_of(steps[size_t(p)]);
+
+  if (int64_t(work.counts.size()) < chunks) work.counts.resize(size_t(chunks));
   parallel.each(chunks, [&](int64_t c) {
-    std::vector<int64_t>& above = counts[size_t(c)];
-    above.assign(compare_all ? padded_to.size() : size_t(table->places()), 0);
-    C buffer[kTile];
-    C delta[kTile];  // r' - r of the items in the tile
-    const Part part(list.n, c, chunks);
-    size_t next = size_t(std::lower_bound(at.begin(), at.end(), part.begin) - at.begin());
-    for (int64_t begin = part.begin; begin < part.end; begin += kTile) {
-      const int64_t tile = std::min(kTile, part.end - begin);
-      const C* x = tile_of(list, begin, tile, buffer);
-      if (next < at.size() && at[next] < begin + tile) {  // the movers stand at their new scores
-        if (x != buffer) std::copy(x, x + tile, buffer);
-        x = buffer;
-        for (; next < at.size() && at[next] < begin + tile; ++next)
-          buffer[at[next] - begin] = to[next];
-      }
-      if (compare_all) {
-        Counter<C> change[kTile] = {};
-        for (size_t i = 0; i < padded_to.size(); i += kBlock) {
-          count_above(x, tile, &padded_to[i], &above[i]);
-          add_steps(x, tile, &padded_from[i], &padded_to[i], change);
-        }
-        for (int64_t j = 0; j < tile; ++j) {
-          delta[j] = is_nan(x[j]) ? x[j] : C(change[j]);
-        }
-      } else {
-        for (int64_t j = 0; j < tile; ++j) {
-          delta[j] = x[j];  // NaN where the score is
-          if (is_nan(x[j])) continue;
-          const size_t place = size_t(table->place(ascending_key(x[j])));
-          ++above[place];
-          delta[j] = C(steps[place]);
-        }
-      }
-      for (int64_t j = 0; j < tile; ++j) {
-        out[begin + j] = Narrow<T>::from(upstream * (delta[j] / divisor));
-      }
-      if (list.where) {
-        for (int64_t j = 0; j < tile; ++j) {
-          if (!list.where[begin + j]) out[begin + j] = Narrow<T>::from(C(0));
-        }
-      }
-    }
+    PlaceCounts& counts = work.counts[size_t(c)];
+    places.start(counts);
+    each_tile(list, c, chunks, [&](int64_t begin, int64_t size, const C* x) {
+      places.template pass<true>(x, size, counts, values.data(), nan, out + begin);
+      clear_masked(begin, size);
+    });
+    places.finish(counts);
   });
 
-  if (movers == 0) return;
-  std::vector<int64_t>& above = reduce(counts);
-  if (!compare_all) count_after(above);
-  for (size_t i = 0; i < at.size(); ++i) {
-    double moved_rank = std::numeric_limits<double>::quiet_NaN();
-    if (!is_nan(to[i])) {
-      const size_t p = compare_all ? i : size_t(table->place(ascending_key(to[i])));
-      moved_rank = double(1 + above[p]);
-    }
-    out[at[i]] = Narrow<T>::from(gradient(moved_rank, rank[i], divisor, upstream));
+  // The movers were counted where they were.
+  std::vector<int64_t>& above = reduce(work.counts, chunks);
+  const auto counter = [&](int64_t place) { return size_t(places.counter(place)); };
+  for (size_t i = 0; i < movers.at.size(); ++i) {
+    --above[counter(work.from[i])];
+    if (!is_nan(movers.moved[i])) ++above[counter(work.to[i])];
+  }
+  count_after(above);
+  for (size_t i = 0; i < movers.at.size(); ++i) {
+    const double moved_rank = is_nan(movers.moved[i]) ? std::numeric_limits<double>::quiet_NaN()
+                                                      : double(1 + above[counter(work.to[i])]);
+    out[movers.at[i]] = Narrow<T>::from(gradient(moved_rank, movers.rank[i], divisor, upstream));
   }
 }
 
@@ -380,12 +332,13 @@ void positive_ranks(const View& scores, const View& positives, const View& where
     dispatch_float(scores.type, [&](auto tag) {
       using T = typename decltype(tag)::type;
       for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
-        Positives<Compute<T>> found;
+        Work<T> work;
+        Positives<Compute<T>>& found = work.found;
         for (int64_t b = begin; b < end; ++b) {
           const ScoreList<T> list{Row<T>(scores, b), Row<uint8_t>(positives, b), Mask(where, b), n};
           R* out = static_cast<R*>(ranks) + b * n;
           find_positives(list, found, inner);
-          rank_positives(list, found, inner);
+          rank_positives(list, work, inner);
           const int64_t chunks = chunks_of(n, inner);
           inner.each(chunks, [&](int64_t c) {
             const Part part(n, c, chunks);
@@ -409,7 +362,8 @@ void positive_ranks_backward(const View& grad, const View& scores, const View& p
       using T = typename decltype(tag)::type;
       using C = Compute<T>;
       for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
-        Positives<C> found;
+        Work<T> work;
+        Positives<C>& found = work.found;
         for (int64_t b = begin; b < end; ++b) {
           const ScoreList<T> list{Row<T>(scores, b), Row<uint8_t>(positives, b), Mask(where, b), n};
           const Row<R> g(grad, b), r(ranks, b);
@@ -420,7 +374,7 @@ void positive_ranks_backward(const View& grad, const View& scores, const View& p
             found.moved[i] = perturb(found.score[i], C(lam), C(g[found.at[i]]));
             found.rank[i] = double(r[found.at[i]]);
           }
-          step_gradient(list, found, C(lam), C(1), static_cast<T*>(out) + b * n, inner);
+          step_gradient(list, work, C(lam), C(1), static_cast<T*>(out) + b * n, inner);
         }
       });
     });

@@ -174,7 +174,7 @@ struct GradientSink final : Sink<R> {
 
 // Memory of one thread, kept from list to list.
 template <class Key, class Value>
-struct Work {
+struct RankWork {
   Buffer<Key> key;
   Buffer<uint32_t> index, place, count;
   Placer<Key, Value> placer;
@@ -217,9 +217,9 @@ void emit(const Source<Key>& source, const Sink<R>& sink, int64_t n, bool gaps,
 
 template <class Key, class Value, class R>
 void rank_list(const Source<Key>& source, const Sink<R>& sink, int64_t n, Ties ties,
-               Work<Key, Value>& work, const Parallel& parallel) {
+               RankWork<Key, Value>& work, const Parallel& parallel) {
   uint32_t* const place = work.place.of(n + kRoom);
-  const Places kind = ties == Ties::kOrdinal ? Places::kOwn : Places::kFirst;
+  const Equal kind = ties == Ties::kOrdinal ? Equal::kOwn : Equal::kShare;
   int64_t present = 0;
   bool equal = false;
   if (n <= kWholeMax) {
@@ -313,7 +313,7 @@ void rank_lists(int64_t lists, int64_t n, Ties ties, const Parallel& parallel,
                 const MakeSource& source, const MakeSink& sink, const Skip& skip) {
   using List = decltype(source(int64_t{0}));
   for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
-    Work<typename List::Key, typename List::Value> work;
+    RankWork<typename List::Key, typename List::Value> work;
     for (int64_t list = begin; list < end; ++list) {
       if (skip(list)) continue;
       if (n <= kPlacesMax) {

@@ -31,11 +31,12 @@ void rankreg_loss(const View& scores, const View& positives, const View& where,
       using T = typename decltype(tag)::type;
       using C = Compute<T>;
       for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
-        Positives<C> found;
+        Work<T> work;
+        Positives<C>& found = work.found;
         for (int64_t b = begin; b < end; ++b) {
           const ScoreList<T> list{Row<T>(scores, b), Row<uint8_t>(positives, b), Mask(where, b), n};
           find_positives(list, found, inner);
-          rank_positives(list, found, inner);
+          rank_positives(list, work, inner);
           R* saved = static_cast<R*>(state) + b * (1 + kept);
           saved[0] = R(1);
           for (int64_t i = 0; i < kept; ++i) {
@@ -85,7 +86,8 @@ void rankreg_loss_backward(const View& grad, const View& scores, const View& pos
       using C = Compute<T>;
       const C lam = C(options.lam);
       for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
-        Positives<C> found;
+        Work<T> work;
+        Positives<C>& found = work.found;
         for (int64_t b = begin; b < end; ++b) {
           const ScoreList<T> list{Row<T>(scores, b), Row<uint8_t>(positives, b), Mask(where, b), n};
           const Row<R> saved(state, b);
@@ -95,7 +97,7 @@ void rankreg_loss_backward(const View& grad, const View& scores, const View& pos
             for (int64_t i = 0; i < found.size(); ++i)
               found.rank[size_t(i)] = double(saved[1 + i]);
           } else {
-            rank_positives(list, found, inner);
+            rank_positives(list, work, inner);
           }
           const RankReg formula{options.power, double(length_of(list.where, n, options.by_length)),
                                 double(found.size())};
@@ -105,7 +107,7 @@ void rankreg_loss_backward(const View& grad, const View& scores, const View& pos
             found.moved[i] = perturb(found.score[i], lam, h);
           }
           const C upstream = Row<C>(grad, b)[0] / C(saved[0]);
-          step_gradient(list, found, formula.divisor(lam), upstream, static_cast<T*>(out) + b * n,
+          step_gradient(list, work, formula.divisor(lam), upstream, static_cast<T*>(out) + b * n,
                         inner);
         }
       });

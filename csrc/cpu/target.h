@@ -34,11 +34,12 @@
 #else
 #if RANKREG_ISA == RANKREG_AVX2
 #define RANKREG_ISA_NAME avx2
-#define RANKREG_FEATURES "avx2,bmi,bmi2,popcnt,lzcnt"
+#define RANKREG_FEATURES "avx2,bmi,bmi2,f16c,popcnt,lzcnt"
 #else
 #define RANKREG_ISA_NAME avx512
-#define RANKREG_FEATURES \
-  "avx2,bmi,bmi2,popcnt,lzcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2"
+#define RANKREG_FEATURES             \
+  "avx2,bmi,bmi2,f16c,popcnt,lzcnt," \
+  "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2"
 #endif
 #define RANKREG_PRAGMA(x) _Pragma(#x)
 #if defined(__clang__)

@@ -23,16 +23,18 @@ using rankreg::View;
 // Where the kernels change their ways; read from the sources, so that the tests follow their
 // tuning.
 struct Thresholds {
-  int64_t tile;             // positive_ranks_kernels.h: scores at a time
-  int64_t compare_all_max;  // positive_ranks_kernels.h: most thresholds that meet every score
-  int64_t worth_a_thread;   // parallel.h: half of the smallest work that is shared out
+  int64_t tile;            // count.h: scores at a time
+  int64_t worth_a_thread;  // parallel.h: half of the smallest work that is shared out
 };
-int64_t tile();             // internals_positive_ranks.cpp
-int64_t compare_all_max();  // internals_positive_ranks.cpp
+int64_t tile();  // internals_positive_ranks.cpp
 
-inline Thresholds thresholds() { return {tile(), compare_all_max(), rankreg::kWorthAThread}; }
+// Numbers of positives on both sides of where positive_ranks changes its way, ascending.
+std::vector<int64_t> positive_counts();  // internals_positive_ranks.cpp
 
-// Those of the rank kernels of the instruction set in use, and the vectors and blocks of all.
+inline Thresholds thresholds() { return {tile(), rankreg::kWorthAThread}; }
+
+// Lengths at which rank changes its way, for the instruction set in use, and the vectors and blocks
+// of all.
 inline std::vector<int64_t> rank_edges() {
   const rankreg::RankTuning& tuning = rankreg::kRankTuning[int(rankreg::isa())];
   return {16, 64, 128, 256, 512, tuning.counting_max, tuning.whole_max};

@@ -133,30 +133,32 @@ Case any_case(Type type, int64_t lists, int64_t n, int64_t positives, Random& ra
 }  // namespace
 
 void positive_ranks_small() {
-  const int64_t all = thresholds().compare_all_max, tile = thresholds().tile;
+  const int64_t tile = thresholds().tile;
+  const std::vector<int64_t> counts = positive_counts();
   Random random(check::State::get().seed + 5);
   for (const int64_t n : {int64_t{1}, int64_t{2}, int64_t{7}, int64_t{8}, int64_t{9}, int64_t{17},
-                          all - 1, all, all + 1, all + 88, tile - 1, tile, tile + 1}) {
-    for (const int64_t count : {int64_t{0}, int64_t{1}, int64_t{7}, int64_t{8}, int64_t{9}, all - 1,
-                                all, all + 1, all + 88, n}) {
+                          int64_t{63}, int64_t{64}, int64_t{65}, int64_t{150}, tile - 1, tile,
+                          tile + 1, tile + 33, 2 * tile + 40}) {
+    for (const int64_t count : counts) {
       if (count > n) continue;
       for (const Type type : elements::float_types()) {
-        run(any_case(type, n > all ? 1 : 3, n, count, random));
+        run(any_case(type, n > 200 ? 1 : 3, n, count, random));
         Case c = any_case(type, 1, n, count,
                           random);  // with every positive a threshold, every one moving
         c.mask = Mask::kNone;
         c.any_layout = false;
+        c.kind = Kind::kSpread;
         c.gradient = kPlain;
         c.lam = 1;
         run(c);
       }
     }
   }
-  // Thresholds close together, all equal, NaN or infinite among them, on both sides of the change.
+  // Thresholds close together, all equal, NaN or infinite among them, whatever the way.
   for (const Kind kind : elements::all_kinds()) {
     for (int gradient = 0; gradient < kGradients; ++gradient) {
-      for (const int64_t count : {int64_t{9}, all + 1}) {
-        Case c = any_case(random.pick(elements::float_types()), 1, all + 88, count, random);
+      for (const int64_t count : {3, 9, 40, 130, 300, 1500}) {
+        Case c = any_case(random.pick(elements::float_types()), 1, 2 * count + 30, count, random);
         c.kind = kind;
         c.gradient = gradient;
         run(c);
@@ -171,12 +173,12 @@ void positive_ranks_small() {
 }
 
 void positive_ranks_threaded() {
-  const int64_t worth = thresholds().worth_a_thread, all = thresholds().compare_all_max;
+  const int64_t worth = thresholds().worth_a_thread;
   Random random(check::State::get().seed + 6);
   size_t turn = 0;
   for (const int64_t n : long_lists()) {
-    for (const int64_t count : {int64_t{0}, int64_t{9}, int64_t{60}, all, all + 1, n / 3}) {
-      if (brief() && count == all && n > 3 * worth) continue;
+    for (const int64_t count :
+         {int64_t{0}, int64_t{9}, int64_t{60}, int64_t{250}, int64_t{4000}, n / 3}) {
       Case c = any_case(elements::float_types()[turn % 4], 1, n, count, random);
       c.kind = elements::all_kinds()[turn % elements::all_kinds().size()];
       c.gradient = turn % 3 ? int(turn % kGradients) : int(kPlain);
@@ -189,7 +191,7 @@ void positive_ranks_threaded() {
   run({Type::kFloat, Type::kFloat, 3, 2 * worth, 20, Placing::kBorders, Kind::kGrid, kCoarse,
        Mask::kHalf, 1, true});
   for (const int64_t n : {int64_t{100}, int64_t{1000}}) {  // many lists, shared out
-    for (const int64_t count : {int64_t{4}, all + 1}) {
+    for (const int64_t count : {4, 20, 200}) {
       if (count > n) continue;
       run(any_case(random.pick(elements::float_types()), 2 * worth / n + 1, n, count, random));
     }

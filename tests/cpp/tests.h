@@ -30,7 +30,8 @@ void rankdata_threaded();
 void positive_ranks_small();
 void positive_ranks_threaded();
 void positive_ranks_edges();
-void threshold_table();
+void places_of_scores();
+void sorted_keys();
 
 // rankreg_loss.cpp
 void rankreg_loss_small();
