@@ -18,6 +18,7 @@
 
 #include "../common/keys.h"
 #include "target.h"
+#include "tuning.h"
 
 RANKREG_TARGET_BEGIN
 namespace rankreg {
@@ -26,11 +27,6 @@ namespace RANKREG_ISA_NAME {
 constexpr int64_t kTile = 2048;       // scores: 8 KiB of floats
 constexpr int64_t kBytes = 64;        // places are written in whole blocks of so many
 constexpr int64_t kMostPlaces = 128;  // of a Search
-
-// By instruction set (RANKREG_ISA): the most breakpoints of a Search over floats (16 of doubles),
-// and the most places that are counted by comparing rather than one by one.
-constexpr int64_t kSearchMost[] = {16, 31, 127};
-constexpr int64_t kCompareBytesMost[] = {0, 24, 64};
 
 // Counters as wide as the scores keep the vectors full; a tile cannot overflow them.
 template <class C>

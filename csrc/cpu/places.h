@@ -83,9 +83,6 @@ void sort_distinct(std::vector<Key>& keys, std::vector<Key>& spare) {
   keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
 }
 
-// Places up to which counters are held in several tables, so that equal neighbours do not wait.
-constexpr int64_t kSeveralTablesMost = 1024;
-
 // Counts by place, of one thread.
 struct PlaceCounts {
   std::vector<int64_t> at;

@@ -54,12 +54,6 @@ struct Positives {
   int64_t size() const { return int64_t(at.size()); }
 };
 
-// Thresholds up to which every score meets every one of them, by instruction set (RANKREG_ISA).
-// Where a search or the table overtook it on a Zen 4 core (2026-11, GCC 12, n = 2^20): thread times
-// of rankreg_loss on rotated inputs. Those of double were not measured as finely.
-constexpr int64_t kCompareAll[] = {20, 44, 12};  // float
-constexpr int64_t kCompareAllDouble[] = {8, 16, 24};
-
 template <class C>
 constexpr int64_t compare_all_max() {
   return sizeof(C) == 4 ? kCompareAll[RANKREG_ISA] : kCompareAllDouble[RANKREG_ISA];

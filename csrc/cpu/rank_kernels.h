@@ -4,6 +4,8 @@
 // Forward and backward differ in their source of keys and in the sink of ranks alone: the scores,
 // or the scores moved by lam * grad as they are loaded; the ranks, or their differences over lam.
 //
+// Where few scores of a list have a gradient, its backward needs no order at all.
+//
 // Tie rules: "min" is the place that equal keys share, "ordinal" the place of each. Where a list
 // has equal keys at all, counts of the shared places give the other rules.
 //
@@ -18,6 +20,7 @@
 #include "../common/formulas.h"
 #include "../common/keys.h"
 #include "order.h"
+#include "positive_ranks_kernels.h"
 #include "rank.h"
 #include "target.h"
 
@@ -307,15 +310,17 @@ void rank_huge_list(const Source<Key>& source, const Sink<R>& sink, int64_t n, T
   }
 }
 
-// source(list), sink(list) for each list; skip(list) is true for a list already done.
-template <class MakeSource, class MakeSink, class Skip>
+// source(list), sink(list) for each list, unless done(list, parallel, memory) has done it already;
+// there is one memory a thread.
+template <class Memory, class MakeSource, class MakeSink, class Done>
 void rank_lists(int64_t lists, int64_t n, Ties ties, const Parallel& parallel,
-                const MakeSource& source, const MakeSink& sink, const Skip& skip) {
+                const MakeSource& source, const MakeSink& sink, const Done& done) {
   using List = decltype(source(int64_t{0}));
   for_lists(lists, n, parallel, [&](int64_t begin, int64_t end, const Parallel& inner) {
     RankWork<typename List::Key, typename List::Value> work;
+    Memory memory;
     for (int64_t list = begin; list < end; ++list) {
-      if (skip(list)) continue;
+      if (done(list, inner, memory)) continue;
       if (n <= kPlacesMax) {
         rank_list(source(list), sink(list), n, ties, work, inner);
       } else {
@@ -325,6 +330,45 @@ void rank_lists(int64_t lists, int64_t n, Ties ties, const Parallel& parallel,
   });
 }
 
+struct Nothing {};
+
+// Nothing moves in a list whose gradient is zero: r' - r is 0, or NaN where r is.
+template <class T, class R>
+bool done_as_nothing_moves(const Row<R>& grad, const GradientSink<T, R>& sink, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (!(grad[i] == R(0))) return false;
+  }
+  R buffer[kKeyTile];
+  for (int64_t i = 0; i < n; i += kKeyTile) {
+    const int64_t end = std::min(n, i + kKeyTile);
+    sink.tile(i, end, side_by_side(sink.ranks, i, end, buffer));
+  }
+  return true;
+}
+
+// The gradient of a list in which few scores move, without an order: as for positive_ranks, whose
+// positives are those scores. False if more than one in kFewMove moves.
+constexpr int64_t kFewMove = 32;
+template <class T, class R>
+bool done_as_few_move(const ScoreList<T>& list, const Row<R>& grad, const Row<R>& ranks,
+                      Compute<T> lam, T* out, Work<T>& work, const Parallel& parallel) {
+  Positives<Compute<T>>& found = work.found;
+  found.at.clear();
+  for (int64_t i = 0; i < list.n; ++i) {
+    if (grad[i] == R(0) || list.masked(i)) continue;
+    if (int64_t(found.at.size()) * kFewMove >= list.n) return false;
+    found.at.push_back(i);
+  }
+  found.score.clear(), found.moved.clear(), found.rank.clear();
+  for (const int64_t i : found.at) {
+    found.score.push_back(widen(list.scores[i]));
+    found.moved.push_back(perturb(found.score.back(), lam, Compute<T>(grad[i])));
+    found.rank.push_back(double(ranks[i]));
+  }
+  step_gradient(list, work, lam, Compute<T>(1), out, parallel);
+  return true;
+}
+
 void rank(const View& x, const View& where, bool descending, Ties ties, int64_t lists, int64_t n,
           Type rank_type, void* ranks, const Parallel& parallel) {
   if (lists == 0 || n == 0) return;
@@ -332,13 +376,13 @@ void rank(const View& x, const View& where, bool descending, Ties ties, int64_t 
     using R = typename decltype(rank_tag)::type;
     dispatch_any(x.type, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      rank_lists(
+      rank_lists<Nothing>(
           lists, n, ties, parallel,
           [&](int64_t list) { return Scores<T>(Row<T>(x, list), Mask(where, list), descending); },
           [&](int64_t list) {
             return RankSink<R>(static_cast<R*>(ranks) + list * n, Mask(where, list));
           },
-          [](int64_t) { return false; });
+          [](int64_t, const Parallel&, Nothing&) { return false; });
     });
   });
 }
@@ -356,26 +400,20 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
         return GradientSink<T, R>(static_cast<T*>(out) + list * n, Row<R>(ranks, list),
                                   Mask(where, list), C(lam));
       };
-      rank_lists(
+      rank_lists<Work<T>>(
           lists, n, ties, parallel,
           [&](int64_t list) {
             return MovedScores<T, R>(Row<T>(x, list), Row<R>(grad, list), Mask(where, list), C(lam),
                                      descending);
           },
           sink,
-          // Nothing moves in a list whose gradient is zero: r' - r is 0, or NaN where r is.
-          [&](int64_t list) {
-            const Row<R> g(grad, list);
-            for (int64_t i = 0; i < n; ++i) {
-              if (!(g[i] == R(0))) return false;
-            }
-            const auto done = sink(list);
-            R buffer[kKeyTile];
-            for (int64_t i = 0; i < n; i += kKeyTile) {
-              const int64_t end = std::min(n, i + kKeyTile);
-              done.tile(i, end, side_by_side(done.ranks, i, end, buffer));
-            }
-            return true;
+          [&](int64_t list, const Parallel& inner, Work<T>& work) {
+            const Row<R> g(grad, list), r(ranks, list);
+            const Mask mask(where, list);
+            if (ties != Ties::kMin || !descending) return done_as_nothing_moves(g, sink(list), n);
+            const ScoreList<T> scores{Row<T>(x, list), {}, mask, n};
+            return done_as_few_move(scores, g, r, C(lam), static_cast<T*>(out) + list * n, work,
+                                    inner);
           });
     });
   });
