@@ -157,6 +157,7 @@ def show_config() -> str:
             lines.append(f"  {kind:<10} built by {record['compiler']}, torch {record['torch']}")
     if _native is not None:
         lines += [f"    {key:<12} {fact}" for key, fact in _native.build_info().items()]
+        lines.append(f"    {'isa':<12} {_native.isa()}, of {', '.join(_native.isas())}")
     return "\n".join(lines)
 
 

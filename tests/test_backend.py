@@ -177,6 +177,7 @@ def test_report_tells_how_the_native_library_was_built():
     report = rankreg_ext.show_config()
     for name, fact in facts.items():
         assert f"    {name:<12} {fact}" in report.splitlines()
+    assert f"    isa          {native.isa()}, of {', '.join(native.isas())}" in report.splitlines()
 
 
 def test_library_that_cannot_be_loaded_is_told_as_such(monkeypatch):

@@ -346,6 +346,27 @@ def test_library_uses_only_the_stable_abi_of_torch(wheel, tmp_path):
     assert [name for name in undefined if re.match(r"_Z.*?(2at|3c10|5torch|5caffe)", name)] == []
 
 
+@pytest.mark.skipif(not shutil.which("objdump"), reason="there is no objdump here")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one instruction set")
+def test_functions_shared_with_other_code_are_baseline_code(project, wheel):
+    """An inline function of a header may be taken from any of the objects that hold a copy."""
+    objects = list(project.glob("build/native-*/_C/csrc/cpu/isa_*.o"))
+    assert {path.name for path in objects} >= {"isa_avx2.cpp.o", "isa_avx512.cpp.o"}
+    for path in objects:
+        symbols = run(["nm", "--defined-only", str(path)], project).stdout
+        weak = {line.split()[2] for line in symbols.splitlines() if line.split()[1] in "WVu"}
+        code = run(["objdump", "-d", "--no-show-raw-insn", str(path)], project).stdout
+        wide = set()
+        for line in code.splitlines():
+            if line.endswith(">:"):
+                name = line.split("<")[1][:-2]
+            elif re.search(r":\s+v[a-z]", line):  # VEX or EVEX, be it on 128 bits
+                wide.add(name)
+        ours = re.compile(r"rankreg\d+(avx2|avx512)")
+        assert not {symbol for symbol in wide & weak if not ours.search(symbol)}
+        assert bool(wide) == ("baseline" not in path.name)
+
+
 def test_sdist_holds_all_sources(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if "/" in name}

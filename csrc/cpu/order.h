@@ -76,8 +76,6 @@ inline int bits_of(uint64_t x) { return x ? 64 - __builtin_clzll(x) : 0; }
 template <class Key, class Value>
 class Coarse {
  public:
-  Coarse() = default;
-
   Coarse(Key low, Key high, int bits) : low_(low), high_(high) {
     shift_ = std::max(0, bits_of(uint64_t(high - low)) - bits);
     exact = shift_ == 0;
@@ -438,7 +436,7 @@ class Placer {
 };
 
 // Longest list: its places, and those of the padding, are 32-bit numbers.
-constexpr int64_t kPlacesMax = std::numeric_limits<uint32_t>::max() - 2 * kRoom;
+constexpr int64_t kPlacesMax = std::numeric_limits<uint32_t>::max() - (1 << 20);
 
 constexpr int64_t kKeyTile = 2048;   // keys at a time; they stay in the first-level cache
 constexpr int64_t kTogether = 1024;  // keys in neighbouring cells that are sorted together
@@ -479,12 +477,22 @@ struct Sublist final : Source<Key> {
   }
 };
 
+// Groups of cells that a thread ranks one after the other, tasks for short, per thread; each has a
+// place for its padding, a cache line apart.
+constexpr int64_t kTasks = 8, kApart = 16;
+
+// Room for such places, after those of a list.
+inline int64_t long_room(int64_t n, const Parallel& parallel) {
+  return kTasks * kApart * chunks_of(n, parallel);
+}
+
 // Places of lists of any length up to kPlacesMax.
 template <class Key, class Value>
 class LongPlacer {
  public:
-  // Places of the keys of a source of n items, at the indices of those that take part, and
-  // something to place[n]; `present` becomes their number. Returns whether keys are equal.
+  // Places of the keys of a source of n items, at the indices of those that take part, and anything
+  // to the long_room() places from place[n] on; `present` becomes their number. Returns whether
+  // keys are equal.
   bool place(const Source<Key>& source, int64_t n, Equal kind, uint32_t* place, int64_t* present,
              const Parallel& parallel) {
     if constexpr (sizeof(Key) == 2) {
@@ -655,7 +663,8 @@ class LongPlacer {
     });
 
     // Groups are shared out in runs of about equally many items.
-    const int64_t tasks = chunks == 1 ? 1 : std::min<int64_t>(8 * chunks, int64_t(ends.size()));
+    const int64_t tasks =
+        chunks == 1 ? 1 : std::min<int64_t>(kTasks * chunks, int64_t(ends.size()));
     if (int64_t(tasks_.size()) < tasks) tasks_.resize(size_t(tasks));
     std::vector<uint8_t> equal(size_t(tasks), 0);
     parallel.each(tasks, [&](int64_t t) {
@@ -667,7 +676,7 @@ class LongPlacer {
       for (auto end = std::upper_bound(ends.begin(), ends.end(), from);
            end != ends.end() && from < part.end; from = *end++) {
         any |= place_group(tasks_[size_t(t)], sorted_key + from, sorted_index + from, *end - from,
-                           kind, base + from, nowhere, place);
+                           kind, base + from, nowhere + uint32_t(t) * kApart, place);
       }
       equal[size_t(t)] = any;
     });

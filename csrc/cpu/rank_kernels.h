@@ -221,7 +221,7 @@ void emit(const Source<Key>& source, const Sink<R>& sink, int64_t n, bool gaps,
 template <class Key, class Value, class R>
 void rank_list(const Source<Key>& source, const Sink<R>& sink, int64_t n, Ties ties,
                RankWork<Key, Value>& work, const Parallel& parallel) {
-  uint32_t* const place = work.place.of(n + kRoom);
+  uint32_t* const place = work.place.of(n + std::max(kRoom, long_room(n, parallel)));
   const Equal kind = ties == Ties::kOrdinal ? Equal::kOwn : Equal::kShare;
   int64_t present = 0;
   bool equal = false;

@@ -16,18 +16,18 @@ std::vector<int64_t> cases::positive_counts() {
     for (const int64_t c : {count - 1, count, count + 1})
       out.push_back(c);
   };
-  for (const int64_t most : kernels::kCompareAll)
+  for (const int64_t most : rankreg::kCompareAll)
     around(most);
-  for (const int64_t most : kernels::kCompareAllDouble)
+  for (const int64_t most : rankreg::kCompareAllDouble)
     around(most);
-  for (const int64_t most : kernels::kSearchMost) {
+  for (const int64_t most : rankreg::kSearchMost) {
     around(most);
     around(most / 3);  // each positive makes three breakpoints of the gradient
   }
-  for (const int64_t most : kernels::kCompareBytesMost) {
+  for (const int64_t most : rankreg::kCompareBytesMost) {
     if (most > 0) around(most);
   }
-  around(kernels::kSeveralTablesMost);
+  around(rankreg::kSeveralTablesMost);
   std::sort(out.begin(), out.end());
   out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
