@@ -130,7 +130,7 @@ def _rank_providers() -> list[Provider]:
             "packed_sort_alone",
             partial(np.sort, axis=-1),
             lambda x: (b.pack(*_arrays(x)),),
-            lambda out, x: _tensor(b.numpy_scatter(b.unpack(out), x.numpy())),
+            lambda out, x: _tensor(b.numpy_scatter(b.unpack(out), *_arrays(x))),
             dtypes=("float32",),
             note="np.sort of ready packed keys, a lower bound of that method; no ranks made",
         ),
