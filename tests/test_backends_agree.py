@@ -166,11 +166,11 @@ def test_long_lists_use_threads_and_stay_equal(backend, n, values, threads):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("n", [3000, 70_000])
-@pytest.mark.parametrize("count", [1, 5, 8, 13, 21, 42, 45, 127, 128, 256, 257, 1500])
+@pytest.mark.parametrize("count", [1, 5, 8, 13, 21, 42, 45, 127, 128, 256, 257, 1500, 8750, 8751])
 @pytest.mark.parametrize("values", ["normal", "clustered", "special"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_many_positives(backend, n, count, values, dtype, threads):
-    """Compare-all, searches, table; around the state's capacity (256); two threads.
+    """Compare-all, searches, table, ranks of all; around the capacity (256); two threads.
 
     tests/cpp tries both sides of every change of way, on every instruction set.
     """

@@ -347,7 +347,9 @@ def test_library_uses_only_the_stable_abi_of_torch(wheel, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="there is no objdump here")
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one instruction set")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="other machines have one instruction set"
+)
 def test_functions_shared_with_other_code_are_baseline_code(project, wheel):
     """An inline function of a header may be taken from any of the objects that hold a copy."""
     objects = list(project.glob("build/native-*/_C/csrc/cpu/isa_*.o"))

@@ -10,14 +10,14 @@
 // are NaN, which is above nothing and below nothing.
 //
 // - Forward with few thresholds: every score meets every threshold.
-// - Otherwise: each score is put in its place among sorted breakpoints (places.h). Forward these
-// are
-//   the next scores above the thresholds. Backward a, a+ and the next score above a+, so that D is
-//   a table by place, and so is the gradient: nothing is divided per score.
+// - Otherwise each score is put in its place among sorted breakpoints (places.h). Forward these are
+//   the next scores above the thresholds. Backward they are a, a+ and the next score above a+, so
+//   that D is a table by place, and so is the gradient: nothing is divided per score.
+// - Forward with more than one positive in eight of a long list: all of it is ranked (order.h).
 //
 // Bytes moved, per score: 4 (float32) + 1 (positives) forward, and 4 more, the gradient, backward.
-// Scratch: O(P) a thread. Threads split the list, count for themselves, and add integers: the
-// result does not depend on them.
+// Scratch: O(P) a thread, O(n) where all is ranked. Threads split the list, count for themselves,
+// and add integers: the result does not depend on them.
 #pragma once
 
 #include <limits>
@@ -25,6 +25,7 @@
 #include "../common/formulas.h"
 #include "places.h"
 #include "positive_ranks.h"
+#include "sources.h"
 #include "target.h"
 
 RANKREG_TARGET_BEGIN
@@ -68,9 +69,11 @@ struct Work {
   std::vector<KeyOf<C>> keys, spare;
   std::vector<PlaceCounts> counts;  // of each chunk
   Positives<C> movers;
-  std::vector<int64_t> from, to;  // their places
-  std::vector<int64_t> steps;     // D by place
-  std::vector<T> values;          // to be written by place
+  std::vector<int64_t> from, to;                           // their places
+  std::vector<int64_t> steps;                              // D by place
+  std::vector<T> values;                                   // to be written by place
+  LongPlacer<KeyOf<T>, typename Scores<T>::Value> placer;  // of all scores, for many positives
+  Buffer<uint32_t> place;
 };
 
 // Scores [begin, begin + size) as C, masked ones NaN: the list's own memory where that is the same.
@@ -182,6 +185,18 @@ void find_positives(const ScoreList<T>& list, Positives<Compute<T>>& found,
     found.score[i] = widen(list.scores[found.at[i]]);
 }
 
+// The same by the places of all scores in their order.
+template <class T>
+void rank_all(const ScoreList<T>& list, Work<T>& work, const Parallel& parallel) {
+  const int64_t n = list.n;
+  uint32_t* const place = work.place.of(n + std::max(kRoom, long_room(n, parallel)));
+  int64_t present;
+  work.placer.place(Scores<T>(list.scores, list.where, true), n, Equal::kShare, place, &present,
+                    parallel);
+  for (size_t i = 0; i < work.found.at.size(); ++i)
+    work.found.rank[i] = double(place[work.found.at[i]]) + 1;
+}
+
 // Fills found.rank: 1 + #{k : a_k > a_i}.
 template <class T>
 void rank_positives(const ScoreList<T>& list, Work<T>& work, const Parallel& parallel) {
@@ -203,6 +218,8 @@ void rank_positives(const ScoreList<T>& list, Work<T>& work, const Parallel& par
     const std::vector<int64_t>& above = reduce(work.counts, chunks);
     for (size_t i = 0; i < size_t(size); ++i)
       found.rank[i] = double(1 + above[i]);
+  } else if (size > list.n / kRankAll && list.n > kRankAllMin && list.n <= kPlacesMax) {
+    rank_all(list, work, parallel);
   } else {
     work.keys.clear();
     for (const C score : found.score) {

@@ -28,6 +28,9 @@ constexpr RankTuning kRankTuning[] = {
 constexpr int64_t kCompareAll[] = {20, 44, 12};       // float
 constexpr int64_t kCompareAllDouble[] = {8, 16, 24};  // double, not measured as finely
 
+// More than one positive in kRankAll of a list longer than kRankAllMin: all of it is ranked.
+constexpr int64_t kRankAll = 8, kRankAllMin = 1 << 15;
+
 // Breakpoints up to which places are searched in registers (16 of doubles); beyond: a lookup table.
 constexpr int64_t kSearchMost[] = {16, 31, 127};
 
