@@ -30,9 +30,11 @@ def each_variant(backend):
             with rankreg_ext.use_backend(backend):
                 yield isa
 
+    all_variants = variants()
     try:
-        yield variants()
+        yield all_variants
     finally:
+        all_variants.close()  # leaves use_backend after a failure, too
         native.use_isa(in_use)
 
 

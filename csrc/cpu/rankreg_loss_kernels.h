@@ -20,6 +20,17 @@ inline int64_t length_of(const Mask& where, int64_t n, bool by_length) {
   return length;
 }
 
+// Exact below 2^53; beyond, what each addition loses is added in the end.
+inline double sum_of_terms(const RankReg& formula, const std::vector<double>& ranks) {
+  double sum = 0, lost = 0;
+  for (const double rank : ranks) {
+    const double term = formula.term(rank), next = sum + term;
+    lost += sum >= term ? (sum - next) + term : (term - next) + sum;
+    sum = next;
+  }
+  return std::isfinite(sum) ? sum + lost : sum;
+}
+
 void rankreg_loss(const View& scores, const View& positives, const View& where,
                   const RankRegOptions& options, Reduction reduction, int64_t lists, int64_t n,
                   int64_t kept, Type rank_type, void* loss, void* state, const Parallel& parallel) {
@@ -45,10 +56,7 @@ void rankreg_loss(const View& scores, const View& positives, const View& where,
           if (found.size() == 0) continue;
           const RankReg formula{options.power, double(length_of(list.where, n, options.by_length)),
                                 double(found.size())};
-          double sum = 0;
-          for (const double rank : found.rank)
-            sum += formula.term(rank);
-          values[size_t(b)] = formula.value(sum);
+          values[size_t(b)] = formula.value(sum_of_terms(formula, found.rank));
           counted[size_t(b)] = 1;
         }
       });
