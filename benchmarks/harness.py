@@ -34,7 +34,7 @@ MEMORY_ELEMENTS = 2**16  # below them pages are too coarse a measure
 SAMPLE_SECONDS = 2e-4
 ROUNDS = 40
 FEWEST_SAMPLES = 3
-CASE_SECONDS = 1.0  # for all providers of a case; a slow one exceeds it by FEWEST_SAMPLES calls
+CASE_SECONDS = 0.7  # for all providers of a case; a slow one exceeds it by FEWEST_SAMPLES calls
 
 
 class GateError(AssertionError):
