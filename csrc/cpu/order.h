@@ -9,14 +9,16 @@
 //   free: linear in the value of a floating-point key where that is finite, else linear in the key.
 //   Words whose coarse keys are equal may be in the wrong order; such runs are short and are put in
 //   order by the keys themselves. A long run, as a cluster of values causes, is a list of its own.
-// - Longer lists: one pass counts how many keys fall into each of a few thousand cells of such a
-//   map, one pass distributes [coarse key | index] pairs over the cells, and neighbouring cells
-//   are sorted together as above. A cell too large for that is a list of its own.
+// - Longer lists: one pass counts how many keys fall into each of up to a thousand cells of such a
+// map,
+//   one pass distributes keys and indices over the cells, and neighbouring cells are sorted
+//   together as above. A cell too large for that is a list of its own.
 //
 // Every map is exact: it only decides which keys are compared.
 //
-// Scratch per key: 12 bytes up to kNetworkMax (20 for 64-bit keys); 8 beyond, and the places.
-// Traffic beyond the first-level cache: the list twice, a pair written and read once, places once.
+// Scratch per key: up to kNetworkMax 8 bytes and the key; beyond, an index, the key and the place,
+// 12 bytes, or 16 with 64-bit keys. Traffic beyond the first-level cache: the list twice, key and
+// index written and read once, places written once.
 #pragma once
 
 #include <algorithm>
