@@ -10,8 +10,7 @@
 //   Words whose coarse keys are equal may be in the wrong order; such runs are short and are put in
 //   order by the keys themselves. A long run, as a cluster of values causes, is a list of its own.
 // - Longer lists: one pass counts how many keys fall into each of up to a thousand cells of such a
-// map,
-//   one pass distributes keys and indices over the cells, and neighbouring cells are sorted
+//   map, one pass distributes keys and indices over the cells, and neighbouring cells are sorted
 //   together as above. A cell too large for that is a list of its own.
 //
 // Every map is exact: it only decides which keys are compared.
