@@ -208,7 +208,8 @@ Values closed_form_gradient(const Values& a, const Values& g, const Flags& posit
 RankReg rankreg(const Values& a, const Flags& positives, const Flags& where, int64_t power,
                 bool by_length) {
   RankReg list{false, 0, 1, positives, ranks(a, where, true, Ties::kMin)};
-  double items = 0, count = 0, sum = 0;
+  double items = 0, count = 0;
+  long double sum = 0;  // of integers, beyond 2^53 too
   for (size_t i = 0; i < a.size(); ++i) {
     const bool present = !masked(where, i);
     items += present;
@@ -219,7 +220,7 @@ RankReg rankreg(const Values& a, const Flags& positives, const Flags& where, int
   }
   if (by_length) list.length = items;
   list.counted = count > 0;
-  if (list.counted) list.value = sum / (power_of(list.length, power) * count);
+  if (list.counted) list.value = double(sum) / (power_of(list.length, power) * count);
   return list;
 }
 
