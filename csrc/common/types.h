@@ -16,6 +16,9 @@ namespace rankreg {
 // Order and names as in rankreg_ext/reference.py.
 enum class Ties : int { kMin, kMax, kAverage, kDense, kOrdinal };
 
+// Order as in rankreg_ext/_ops.py.
+enum class Reduction : int { kNone, kSum, kMean };
+
 // A rank is never rounded: float32 holds integers up to 2^24, half-integers up to 2^23.
 constexpr int64_t kFloatRanks = int64_t{1} << 24;
 constexpr int64_t kFloatAverageRanks = int64_t{1} << 23;

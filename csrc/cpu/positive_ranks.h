@@ -3,7 +3,7 @@
 #pragma once
 
 #include "parallel.h"
-#include "view.h"
+#include "../common/view.h"
 
 namespace rankreg {
 

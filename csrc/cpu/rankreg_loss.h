@@ -1,13 +1,10 @@
 // The RankReg term of each list: its value, and its gradient, fused with the positives' ranks.
 #pragma once
 
+#include "../common/view.h"
 #include "parallel.h"
-#include "view.h"
 
 namespace rankreg {
-
-// Order as in rankreg_ext/_ops.py.
-enum class Reduction : int { kNone, kSum, kMean };
 
 struct RankRegOptions {
   double lam;

@@ -4,7 +4,7 @@
 #include "../common/formulas.h"
 #include "order.h"
 #include "target.h"
-#include "view.h"
+#include "../common/view.h"
 
 RANKREG_TARGET_BEGIN
 namespace rankreg {

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "../../csrc/cpu/view.h"
+#include "../../csrc/common/view.h"
 #include "check.h"
 
 namespace elements {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "../common/types.h"
+#include "types.h"
 
 namespace rankreg {
 

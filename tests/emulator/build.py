@@ -1,0 +1,81 @@
+"""Builds the emulated CUDA back-end and loads it: ``torch.ops.rankreg_ext_emulated``.
+
+The kernels of csrc/cuda, compiled by the C++ compiler with the emulator's header in the place of
+CUDA's, and registered for CPU tensors by the very code that registers the CUDA kernels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pybind11
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCES = sorted((*ROOT.glob("csrc/cuda/*.cu"), *ROOT.glob("tests/emulator/*.cpp")))
+FLAGS = (
+    "-std=c++17 -O2 -g1 -fPIC -fvisibility=hidden -Wall -Wextra -Werror -Wno-unknown-pragmas"
+    " -fno-fast-math -ffp-contract=off"
+)
+
+
+def build(folder: Path, flags: str = "", link_flags: str = "") -> Path:
+    """Compile what changed, with ``flags`` besides ours; the library's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch_root = Path(torch.__file__).parent
+    library = folder / f"rankreg_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
+    includes = (torch_root / "include", pybind11.get_include(), sysconfig.get_path("include"))
+    headers = [part for folder in includes for part in ("-isystem", str(folder))]
+    defines = ["-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{ROOT / 'tests' / 'emulator'}"]
+    compile_ = shlex.join(["c++", *shlex.split(f"{FLAGS} {flags}"), *defines, *headers])
+    libraries = ["-Wl,--no-as-needed", f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    link = shlex.join(["c++", "-shared", *shlex.split(link_flags), *libraries])
+    lines = [
+        f"builddir = {folder}",
+        "rule cxx",
+        f"  command = {compile_} -MMD -MF $out.d -x c++ -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {link} -o $out $in",
+    ]
+    objects = []
+    for source in SOURCES:
+        objects.append(folder / f"{source.parent.name}-{source.name}.o")
+        lines.append(f"build {objects[-1]}: cxx {source}")
+    lines.append(f"build {library}: link {' '.join(map(str, objects))}")
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    ninja = shutil.which("ninja", path=sysconfig.get_path("scripts")) or "ninja"
+    done = subprocess.run(
+        [ninja, "-f", folder / "build.ninja"], capture_output=True, text=True, cwd=ROOT
+    )
+    if done.returncode:
+        raise RuntimeError(f"the emulated back-end cannot be built:\n{done.stdout}{done.stderr}")
+    return library
+
+
+@cache
+def load() -> ModuleType:
+    """The module of the emulator, its ops being registered; built where that is needed."""
+    from rankreg_ext import _ops
+
+    tag = re.sub(r"\W", "_", f"{sys.implementation.cache_tag}-torch{torch.__version__}")
+    path = build(ROOT / "build" / "emulator" / tag)
+    # Kept alive by the module: a Library that is collected takes its ops with it.
+    library = torch.library.Library("rankreg_ext_emulated", "DEF")
+    for schema in _ops._SCHEMAS:
+        library.define(schema)
+    spec = importlib.util.spec_from_file_location("rankreg_emulated", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.library = library
+    return module
