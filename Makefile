@@ -57,6 +57,13 @@ format: $(DEV)
 sanitize:
 	$(MAKE) -C tests/cpp ARGS=
 
+# The CUDA kernels in the emulator, under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize-cuda: $(DEV) $(BUILT)
+	RANKREG_EMULATOR_SANITIZE=1 \
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(PYTEST) -n 2 -m "not slow" tests/test_emulator.py $(wildcard tests/test_cuda_*.py)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info rankreg_ext/*.so rankreg_ext/_build_info.json
 

@@ -122,20 +122,33 @@ def cxx_command() -> list[str]:
     raise CannotBuild(f"no C++ compiler found (CXX={asked})" if asked else "no C++ compiler found")
 
 
-def cuda_home() -> Path:
-    """The CUDA toolkit's folder, which has bin/nvcc; a GPU is not needed."""
+def nvcc_command() -> Path:
+    """The CUDA compiler of the toolkit asked for, or on PATH; a GPU is not needed."""
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     on_path = shutil.which("nvcc")
     if on_path:
         candidates.insert(2, str(Path(on_path).resolve().parent.parent))
     for candidate in filter(None, candidates):
         if (Path(candidate) / "bin" / "nvcc").is_file():
-            return Path(candidate)
+            return Path(candidate) / "bin" / "nvcc"
     raise CannotBuild("nvcc was not found (looked at CUDA_HOME, PATH and /usr/local/cuda)")
 
 
-def cuda_arch_flags(nvcc: str) -> list[str]:
-    """``-gencode`` flags for TORCH_CUDA_ARCH_LIST, or for what this nvcc knows of our defaults."""
+def cuda_include(nvcc: Path) -> Path:
+    """The folder of the CUDA headers: nvcc knows it, which may be a script in another place."""
+    said = subprocess.run([nvcc, "--dryrun", "-c", "x.cu"], capture_output=True, text=True)
+    top = re.search(r"^#\$ TOP=(.*)$", said.stdout + said.stderr, re.MULTILINE)
+    include = (Path(top[1]) if top else nvcc.parent.parent) / "include"
+    if not (include / "cuda_runtime_api.h").is_file():
+        raise CannotBuild(f"{nvcc} was found, but not its headers (looked at {include})")
+    return include
+
+
+def cuda_architectures(nvcc: str) -> list[str]:
+    """What TORCH_CUDA_ARCH_LIST asks for, or what this nvcc knows of our defaults: sm_90 and so on.
+
+    The last ones may be such as compute_90: code that the driver compiles, for newer devices.
+    """
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if asked:
         archs, ptx = [], []
@@ -155,8 +168,7 @@ def cuda_arch_flags(nvcc: str) -> list[str]:
         ptx = archs[-1:]
     if not archs:
         raise CannotBuild(f"{nvcc} knows none of the architectures {DEFAULT_CUDA_ARCHS}")
-    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-    return flags + [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in ptx]
+    return [f"sm_{arch}" for arch in archs] + [f"compute_{arch}" for arch in ptx]
 
 
 def ninja_command() -> str:
@@ -239,15 +251,19 @@ def compile_library(ext: setuptools.Extension, version: str) -> tuple[Path, dict
     rules = {"link": shell([*cxx, *link]) + " -o $out $in"}
 
     if any(source.endswith(".cu") for source in ext.sources):
-        nvcc = str(cuda_home() / "bin" / "nvcc")
+        nvcc = str(nvcc_command())
         compiler = f"{version_line([nvcc], pattern='Cuda compilation.*')}; {compiler}"
         host = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *maps]
         flags = ["-std=c++17", *(["-O0", "-g", "-G"] if DEBUG else ["-O3", "-DNDEBUG"])]
         flags += ["-fmad=false", *(["-Werror=all-warnings"] if WERROR else [])]
-        flags += cuda_arch_flags(nvcc)
+        architectures = cuda_architectures(nvcc)
+        flags += [
+            f"-gencode=arch=compute_{code.rpartition('_')[2]},code={code}" for code in architectures
+        ]
         compile_cu = [nvcc, "-ccbin", cxx[0], *flags, "-DUSE_CUDA", *defines, *headers]
         compile_cu += [f"-Xcompiler={flag}" for flag in host]
-        compile_cpp.append("-DUSE_CUDA")
+        compile_cpp += ["-DUSE_CUDA", f'-DRANKREG_CUDA_ARCHITECTURES="{" ".join(architectures)}"']
+        compile_cpp += ["-isystem", str(cuda_include(Path(nvcc)))]
         link = ["-shared", *([] if DEBUG else ["-Xlinker=-s"]), "-Xlinker=--no-as-needed"]
         rules["cu"] = shell(compile_cu) + " -MD -MF $out.d -c $in -o $out"
         rules["link"] = shell([nvcc, "-ccbin", cxx[0], *link, *libraries]) + " -o $out $in"

@@ -112,6 +112,10 @@ def usable(backend: str) -> str | None:
 def load_native() -> ModuleType | None:
     """The native library ``rankreg_ext._C``, loaded at most once; None if it cannot be had."""
     usable("cpu")
+    if torch.version.cuda is not None:
+        # Not through usable(), which asks for a device: at import that would keep a process from
+        # forking. Loading the library registers its kernels, and touches no device.
+        _load_cuda()
     # An explicit request is looked into now: within torch.compile nothing can be imported.
     usable(_default or "auto")
     return _native
@@ -155,6 +159,9 @@ def show_config() -> str:
         record = build_info().get(kind, {})
         if record.get("built"):
             lines.append(f"  {kind:<10} built by {record['compiler']}, torch {record['torch']}")
+    cuda_library = _load_cuda()[0] if torch.version.cuda is not None else None
+    if cuda_library is not None:
+        lines += [f"    {key:<13} {fact}" for key, fact in cuda_library.build_info().items()]
     if _native is not None:
         lines += [f"    {key:<12} {fact}" for key, fact in _native.build_info().items()]
         lines.append(f"    {'isa':<12} {_native.isa()}, of {', '.join(_native.isas())}")
@@ -174,7 +181,9 @@ def _why_not(backend: str) -> str | None:
         return reason
     no_device = None if torch.cuda.is_available() else "torch finds no CUDA device"
     if backend == "cuda":
-        return _not_built("cuda") or no_device or _import_library("_C_cuda", "cuda")[1]
+        if torch.version.cuda is None:
+            return _not_built("cuda") or "this torch was built without CUDA"
+        return _load_cuda()[1] or no_device
     if find_spec("triton") is None:
         return "triton is not installed"
     try:
@@ -184,6 +193,11 @@ def _why_not(backend: str) -> str | None:
     if not triton_kernels.KERNELS:
         return f"rankreg_ext {__version__} has no Triton kernels"
     return no_device
+
+
+@cache
+def _load_cuda() -> tuple[ModuleType | None, str | None]:
+    return _import_library("_C_cuda", "cuda")
 
 
 def _not_built(kind: str) -> str | None:

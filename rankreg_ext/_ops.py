@@ -20,8 +20,9 @@ from .reference import TIES, compute_dtype, rank_dtype
 
 NORMALIZE = ("none", "length")
 REDUCTION = ("none", "sum", "mean")
-# Ranks of at most this many positives are kept from forward to backward, per list; a list with more
-# positives counts them again. A bound known beforehand keeps the shape of `state` free of the data.
+# The ranks of a list's positives are kept from forward to backward if there are at most this many;
+# those of a list with more are counted again. A bound known beforehand keeps the shape of `state`
+# free of the data: what the reduction divided by, then the ranks in index order, then zeros.
 STATE_CAPACITY = 256
 
 _LAM = "float lam, Tensor? lam_tensor"
@@ -102,6 +103,7 @@ def _rankreg_loss(scores, positives, lam, lam_tensor, power, normalize, where, r
     ranks = _positive_ranks(scores, positives, lam, lam_tensor, where)
     order = positives.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
     ranks = ranks.gather(-1, order[..., :STATE_CAPACITY])
+    ranks = torch.where(positives.sum(-1, keepdim=True) <= STATE_CAPACITY, ranks, 0)
     divisor = ranks.new_ones((*ranks.shape[:-1], 1))
     if REDUCTION[reduction] == "mean":
         divisor = divisor * positives.any(-1).sum().clamp(min=1)

@@ -50,9 +50,9 @@ void rankreg_loss(const View& scores, const View& positives, const View& where,
           rank_positives(list, work, inner);
           R* saved = static_cast<R*>(state) + b * (1 + kept);
           saved[0] = R(1);
-          for (int64_t i = 0; i < kept; ++i) {
-            saved[1 + i] = i < found.size() ? R(found.rank[size_t(i)]) : R(0);
-          }
+          const int64_t saves = found.size() <= kept ? found.size() : 0;
+          for (int64_t i = 0; i < kept; ++i)
+            saved[1 + i] = i < saves ? R(found.rank[size_t(i)]) : R(0);
           if (found.size() == 0) continue;
           const RankReg formula{options.power, double(length_of(list.where, n, options.by_length)),
                                 double(found.size())};

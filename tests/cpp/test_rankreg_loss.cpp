@@ -92,6 +92,7 @@ void run(const Case& c) {
     for (size_t i = 0; i < list.ranks.size(); ++i) {
       if (list.positives[i]) state.push_back(list.ranks[i]);
     }
+    if (int64_t(state.size()) > 1 + c.kept) state = {divisor};  // too many: none is kept
     state.resize(size_t(1 + c.kept), 0);
     CHECK_EQUAL(state, results[1].values(b * (1 + c.kept), 1 + c.kept));
     const double scale = oracle::round_to_compute(c.type, upstream.value(b, 0) / divisor);
