@@ -4,6 +4,8 @@
 #   make test      lint, all tests with coverage, the C++ tests under sanitizers
 #   make bench     benchmarks, under ten minutes; table and plots in runs/bench
 #   make sanitize  the C++ tests alone
+#   make sanitize-cuda   the CUDA kernels, in the emulator, under the same sanitizers
+#   make cuda-library    builds the CUDA library, and loads it into a torch that has CUDA (large)
 #   make lint      ruff and clang-format, as they stand in requirements-dev.txt
 #   make format    lets both rewrite
 #   make clean     removes the build and .venv
@@ -13,9 +15,13 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+CUDA_VENV ?= .venv-cuda
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest
+
+# Without a GPU the CUDA library cannot run: the tests compile its kernels in other ways.
+RANKREG_CUDA ?= $(if $(shell command -v nvidia-smi),auto,0)
 
 # Stamps: what is older than its cause is done again.
 BASE := $(VENV)/.base
@@ -25,7 +31,7 @@ BUILD_SOURCES := setup.py pyproject.toml rankreg_ext/_version.py \
     $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 CXX_SOURCES = $(shell git ls-files -co --exclude-standard -- '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: demo test bench bench-pytest lint format sanitize clean
+.PHONY: demo test bench bench-pytest lint format sanitize sanitize-cuda cuda-library clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)
@@ -64,6 +70,14 @@ sanitize-cuda: $(DEV) $(BUILT)
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(PYTEST) -n 2 -m "not slow" tests/test_emulator.py $(wildcard tests/test_cuda_*.py)
 
+# In a second environment, with a CUDA build of torch (5 GB); no GPU is needed.
+CUDA_TORCH ?= 2.14.1
+cuda-library: $(DEV)
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install --disable-pip-version-check --quiet \
+	    torch==$(CUDA_TORCH) "setuptools>=77" wheel "pybind11>=2.13" ninja
+	$(BIN)/python tests/cuda_library.py $(CUDA_VENV)/bin/python
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info rankreg_ext/*.so rankreg_ext/_build_info.json
 
@@ -79,5 +93,5 @@ $(DEV): requirements-dev.txt $(BASE)
 	touch $@
 
 $(BUILT): $(BUILD_SOURCES) $(BASE)
-	RANKREG_WERROR=1 $(PIP) install --no-build-isolation --no-deps --editable .
+	RANKREG_CUDA=$(RANKREG_CUDA) RANKREG_WERROR=1 $(PIP) install --no-build-isolation --no-deps --editable .
 	touch $@
