@@ -103,10 +103,10 @@ def short(case: Case) -> str:
     """As few words as tell the cases of a target apart."""
     positives = f" P={case.positives}" if case.positives else ""
     ending = "_backward" if case.op.endswith("_backward") and case.positives else ""
-    return f"{case.batch}x{count_of(case.n)}{positives}{' backward' if ending else ''}"
+    return f"{case.batch}x{_count(case.n)}{positives}{' backward' if ending else ''}"
 
 
-def count_of(n: int) -> str:
+def _count(n: int) -> str:
     return f"1e{len(str(n)) - 1}" if n >= 10_000 and n == 10 ** (len(str(n)) - 1) else str(n)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from .cases import CUDA_TARGETS, Case, CudaTarget
 from .compare import geometric_mean
 from .providers import COMPILED, OURS
-from .report import Results, Row, by_case, is_peer, number, short, table
+from .report import Results, Row, is_peer, number, short, table
 
 # Columns of the tables; those compiled are taken together, since either may be the better one.
 RIVALS = {
@@ -65,9 +64,8 @@ def measured(target: CudaTarget, results: Results, device: str) -> list[tuple[st
         elif target.unit == "of copy":
             value = share_of_copy(results, row)
         else:
-            forward = on_device(
-                modes(results, Case("rank", case.batch, case.n, case.dtype), device)
-            )
+            ranking = Case("rank", case.batch, case.n, case.dtype)
+            forward = on_device(modes(results, ranking, device))
             if forward is None:
                 continue
             value = forward["ns_p50"] / time
@@ -94,19 +92,20 @@ def targets_table(results: Results, device: str) -> str:
 # ----------------------------------------------------------------------------------------- tables
 
 
-def _times(rows: list[Row], mode: str) -> dict[str, dict[str, Row]]:
-    """By case and provider: the row of the device's time, or that of eager calls."""
+def _times(results: Results, device: str, *, eager: bool = False) -> dict[str, dict[str, Row]]:
+    """By case and provider, the row of the device's time or of eager calls; cases that we have."""
+    by_mode: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in _rows(results, device):
+        by_provider = by_mode.setdefault(row["case"], {})
+        by_provider.setdefault(row["provider"], {})[row["mode"]] = row
     chosen = {}
-    for case in by_case(rows):
-        found: dict[str, dict[str, Row]] = {}
-        for row in rows:
-            if row["case"] == case:
-                found.setdefault(row["provider"], {})[row["mode"]] = row
+    for case, by_provider in by_mode.items():
         picked = {
-            provider: on_device(of) if mode == "device" else of.get("call")
-            for provider, of in found.items()
+            provider: found.get("call") if eager else on_device(found)
+            for provider, found in by_provider.items()
         }
-        chosen[case] = {provider: row for provider, row in picked.items() if row}
+        if picked.get(OURS):
+            chosen[case] = {provider: row for provider, row in picked.items() if row}
     return chosen
 
 
@@ -126,15 +125,15 @@ def _ratios(found: dict[str, Row]) -> dict[str, tuple[float, Row]]:
     return ratios
 
 
-def _cells(ratios: dict[str, tuple[float, Row]]) -> list[str]:
-    """Bold where the other is faster; with a star where the time is that of eager calls."""
+def _cells(ratios: dict[str, tuple[float, Row]], star: str = "") -> list[str]:
+    """Bold where the other is faster; ``star`` marks the time of eager calls."""
     cells = []
     for label in (*RIVALS, "best other"):
         if label not in ratios:
             cells.append("")
             continue
         value, row = ratios[label]
-        text = f"{number(value)}x{'*' if row['mode'] == 'call' else ''}"
+        text = f"{number(value)}x{star if row['mode'] == 'call' else ''}"
         cells.append(text if value >= 1 else f"**{text}**")
     return [*cells, ratios["best other"][1]["provider"] if "best other" in ratios else ""]
 
@@ -142,15 +141,13 @@ def _cells(ratios: dict[str, tuple[float, Row]]) -> list[str]:
 def device_table(results: Results, device: str) -> str:
     header = ["case", "ours, us", "p10 - p90", "Gelem/s", "of copy", *RIVALS, "best other", "who"]
     lines = []
-    for case, found in _times(_rows(results, device), "device").items():
-        if OURS not in found:
-            continue
+    for case, found in _times(results, device).items():
         row = found[OURS]
         star = "*" if row["mode"] == "call" else ""
         spread = f"{number(row['ns_p10'] / 1e3)} - {number(row['ns_p90'] / 1e3)}"
         line = [f"`{case}`", number(row["ns_p50"] / 1e3) + star, spread]
         line += [number(row["batch"] * row["n"] / row["ns_p50"])]
-        line += [f"{share_of_copy(results, row):.0%}", *_cells(_ratios(found))]
+        line += [f"{share_of_copy(results, row):.0%}", *_cells(_ratios(found), "*")]
         lines.append(line)
     return table(header, lines)
 
@@ -158,25 +155,20 @@ def device_table(results: Results, device: str) -> str:
 def eager_table(results: Results, device: str) -> str:
     header = ["case", "ours, us", "host, us", "scratch, B/element", *RIVALS, "best other", "who"]
     lines = []
-    for case, found in _times(_rows(results, device), "call").items():
-        if OURS not in found:
-            continue
+    for case, found in _times(results, device, eager=True).items():
         row, scratch = found[OURS], ""
         if row["peak_bytes"] is not None:
             beyond = max(0, row["peak_bytes"] - row["output_bytes"])
             scratch = number(beyond / (row["batch"] * row["n"]))
-        cells = [cell.replace("*x", "x").replace("x*", "x") for cell in _cells(_ratios(found))]
         line = [f"`{case}`", number(row["ns_p50"] / 1e3), number(row["host_ns_p50"] / 1e3)]
-        lines.append([*line, scratch, *cells])
+        lines.append([*line, scratch, *_cells(_ratios(found))])
     return table(header, lines)
 
 
 def summary_table(results: Results, device: str) -> str:
     """Per op: geometric mean, and range, of the rivals' device time over ours."""
     by_op: dict[str, dict[str, list[float]]] = {}
-    for found in _times(_rows(results, device), "device").values():
-        if OURS not in found:
-            continue
+    for found in _times(results, device).values():
         of_op = by_op.setdefault(found[OURS]["op"], {})
         for label, (value, _) in _ratios(found).items():
             of_op.setdefault(label, []).append(value)
@@ -202,7 +194,9 @@ def _rows(results: Results, device: str) -> list[Row]:
 
 def facts(run: Row) -> str:
     """One paragraph about where a run was made."""
-    libraries = ", ".join(f"{name} {version or 'absent'}" for name, version in _libraries(run))
+    libraries = ", ".join(
+        f"{name} {version or 'absent'}" for name, version in run["libraries"].items()
+    )
     commit = (run["commit"] or "unknown")[:12] + (" with local changes" if run["dirty"] else "")
     reading = ", ".join(f"{name} {value}" for name, value in run["reading"].items()) or "none"
     return f"""\
@@ -214,10 +208,6 @@ def facts(run: Row) -> str:
   `{run["flags"]}`
 - Python {run["python"]}; {libraries}, CUDA {run["cuda"]}; {run["cpu"]}, {run["system"]};
   {run["date"]}"""
-
-
-def _libraries(run: Row) -> list[tuple[str, Any]]:
-    return list(run["libraries"].items())
 
 
 NOTES = """\
