@@ -216,7 +216,8 @@ def _already(path: Path, facts: dict) -> set[tuple]:
     runs, found = rows.read(path)
     for name in ("commit", "dirty", "cpu", "device"):
         if different := {run.get(name) for run in runs} - {facts.get(name)}:
-            raise ValueError(f"{path}: {name} is {different}, now {facts[name]}; use another --out")
+            now = facts.get(name)
+            raise ValueError(f"{path}: {name} is {different}, now {now}; use another --out")
     return {rows.key(row) for row in found}
 
 

@@ -274,8 +274,14 @@ class Cuda:
         calls = CallRunner(provider, arguments, clock=self.clock, mode="call")
         yield calls
         calls.why_no_graph = self.clock.waits(lambda: provider.call(*arguments[0]))
-        if not calls.why_no_graph:
-            yield GraphRunner(provider, arguments, clock=self.clock, mode="graph")
+        if calls.why_no_graph:
+            return
+        try:
+            graph = GraphRunner(provider, arguments, clock=self.clock, mode="graph")
+        except RuntimeError as error:
+            calls.why_no_graph = str(error).splitlines()[0]
+        else:
+            yield graph
 
     def peak_memory(self, case: Case, runner: CudaRunner) -> int | None:
         if runner.mode == "graph":  # has its memory already
