@@ -19,7 +19,7 @@
 # DIR, else $OUT, else runs/gpu-check: summary.txt, gpu_check.log, environment.txt, results.jsonl,
 # report.md, ncu.csv.
 #
-# PYTHON             the interpreter, default python3; torch, numpy, pytest and hypothesis are needed
+# PYTHON             the interpreter, default python3
 # BENCH_ARGS         selection of the benchmarks, default --quick
 # GPU_CHECK_SECONDS  for everything, default 530
 # RANKREG_COMMIT     commit to record where git cannot tell
@@ -77,7 +77,7 @@ fi
 export CAPABILITY
 
 # ------------------------------------------------------------------------------------------ stages
-# Each in a shell of its own, under a time limit. A status of 77: what it needs is not to be had here.
+# Each in a shell of its own, under a time limit. A status of 77: what it needs is not to be had.
 
 # Why the native libraries are not usable; nothing if they are.
 unusable() {
@@ -98,7 +98,7 @@ tool() {
 
 stage_environment() {
   {
-    echo "commit: $(git describe --always --dirty --abbrev=40 2>/dev/null || echo "${RANKREG_COMMIT:-unknown}")"
+    git describe --always --dirty --abbrev=40 2>/dev/null || echo "${RANKREG_COMMIT:-no commit}"
     uname -srm
     nvidia-smi
     nvidia-smi -q -d CLOCK,PERFORMANCE,ECC
@@ -157,30 +157,33 @@ stage_streams() {
   run_pytest "$PYTHON" -m pytest -k "$IN_ONE_PROCESS" tests/test_gpu.py
 }
 
-# Every tensor in an allocation of its own, so that an access beyond its end is noticed.
+# The tests named first under the tool that the other arguments tell. Every tensor has an allocation
+# of its own, so that an access beyond its end is noticed.
 sanitize() {
-  local sanitizer
+  local sanitizer tests=$1
   sanitizer=$(tool compute-sanitizer) || { note "compute-sanitizer is not installed" && return 77; }
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 run_pytest "$sanitizer" --target-processes all --error-exitcode 9 \
-    --print-limit 20 --tool "$1" "$PYTHON" -m pytest -k "$2" tests/test_gpu.py
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 run_pytest "$sanitizer" --tool "${@:2}" --error-exitcode 9 \
+    --target-processes all --print-limit 20 "$PYTHON" -m pytest -k "$tests" tests/test_gpu.py
   local status=$?
   if grep -qiE 'device not supported|not supported on this (device|platform)' "$SCREEN"; then
     note "compute-sanitizer does not work on this machine" && return 77
   fi
-  note "$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$SCREEN" | tail -n 1 | tr -d '='); $(cat "$NOTE")"
+  note "$(grep -oE '(ERROR|RACECHECK) SUMMARY.*' "$SCREEN" | tail -n 1); $(cat "$NOTE")"
   return "$status"
 }
 
-stage_memcheck() { sanitize memcheck smoke; }
+# Errors of the runtime are left to the tests: torch provokes some when it looks around.
+stage_memcheck() { sanitize smoke memcheck --report-api-errors no; }
 
-stage_racecheck() { sanitize racecheck "smoke and float32"; }
+stage_racecheck() { sanitize "smoke and float32" racecheck; }
 
 stage_bench() {
   # shellcheck disable=SC2086  # a list of arguments
   "$PYTHON" -m benchmarks run --device cuda --seconds "$((ALLOWED - 30))" --out "$OUT" $BENCH_ARGS \
     2>&1 | tee "$SCREEN"
   local status=${PIPESTATUS[0]}
-  note "$(grep -c '^FAILED' "$SCREEN") failed $(grep -o 'not measured, since .* were over' "$SCREEN")"
+  note "$(grep -c '^FAILED' "$SCREEN") failed" \
+    "$(grep -o 'not measured, since .* were over' "$SCREEN")"
   return "$status"
 }
 
@@ -208,9 +211,10 @@ stage_ncu() {
 }
 
 stage_report() {
+  local report=$OUT/report.md
   "$PYTHON" -m benchmarks report "$OUT" || return
-  sed -n '/^### Targets/,/^### Device time, by op/p' "$OUT/report.md" | head -n -1
-  note "$(grep -c '| met |' "$OUT/report.md") targets met, $(grep -c '\*\*missed\*\*' "$OUT/report.md") missed"
+  sed -n '/^### Targets/,/^### Device time, by op/p' "$report" | head -n -1
+  note "$(grep -c '| met |' "$report") met, $(grep -c '\*\*missed\*\*' "$report") missed"
 }
 
 # --------------------------------------------------------------------------------------------- run
@@ -248,7 +252,8 @@ for name in "${chosen[@]}"; do
   printf '\n==== %s, at most %s s, %s\n' "$name" "$left" "$(date -u +%FT%TZ)" | tee -a "$LOG"
   : >"$NOTE"
   began=$SECONDS
-  ALLOWED=$left timeout --kill-after=5 "$left" bash -uo pipefail -c "stage_$name" 2>&1 | tee -a "$LOG"
+  ALLOWED=$left timeout --kill-after=5 "$left" bash -uo pipefail -c "stage_$name" 2>&1 |
+    tee -a "$LOG"
   status=${PIPESTATUS[0]}
   [[ $name == build ]] && kernels=
   case $status in
