@@ -34,8 +34,8 @@ def argsort_scatter(x: Tensor) -> Tensor:
 def scatter_places(order: Tensor, x: Tensor) -> Tensor:
     """Ranks from the order of the items, best first."""
     dtype = reference.rank_dtype(x.dtype, x.shape[-1])
-    places = torch.arange(1, x.shape[-1] + 1, dtype=dtype).expand_as(x)
-    return torch.empty(x.shape, dtype=dtype).scatter_(-1, order, places)
+    places = torch.arange(1, x.shape[-1] + 1, dtype=dtype, device=x.device).expand_as(x)
+    return x.new_empty(x.shape, dtype=dtype).scatter_(-1, order, places)
 
 
 def numpy_argsort(x: np.ndarray, *, ascending: bool = False) -> np.ndarray:
@@ -114,7 +114,7 @@ def counted_ranks(x: Tensor, thresholds: Tensor) -> Tensor:
     batch, cells = len(x), ordered.shape[-1] + 1
     cell = torch.searchsorted(ordered, x)  # thresholds strictly below each score
     if batch > 1:  # all lists in one histogram
-        cell += cells * torch.arange(batch).unsqueeze(-1)
+        cell += cells * torch.arange(batch, device=x.device).unsqueeze(-1)
     counts = torch.bincount(cell.flatten(), minlength=batch * cells).view(batch, cells)
     ranks = 1 + counts.flip(-1).cumsum(-1).flip(-1)[:, 1:]
     return torch.empty_like(ranks).scatter_(-1, order, ranks)
@@ -122,7 +122,7 @@ def counted_ranks(x: Tensor, thresholds: Tensor) -> Tensor:
 
 def positive_ranks_by_search(x: Tensor, positives: Tensor) -> Tensor:
     ranks = counted_ranks(x, at(positives, x))
-    out = torch.zeros(x.shape, dtype=reference.rank_dtype(x.dtype, x.shape[-1]))
+    out = x.new_zeros(x.shape, dtype=reference.rank_dtype(x.dtype, x.shape[-1]))
     return out.masked_scatter_(positives, ranks.to(out.dtype))
 
 
@@ -177,7 +177,7 @@ def loss_backward_by_rank(
     rank: Callable, x: Tensor, positives: Tensor, ranks: Tensor, all_ranks: Tensor
 ) -> Tensor:
     compute = reference.compute_dtype(x.dtype)
-    step = torch.zeros(x.shape, dtype=compute)
+    step = x.new_zeros(x.shape, dtype=compute)
     step.masked_scatter_(positives, loss_step(ranks, x.shape[-1], compute))
     return _loss_gradient(x, rank(x.to(compute) + step) - all_ranks)
 
@@ -209,3 +209,25 @@ class PlainRankReg(torch.autograd.Function):
         else:
             gradient = loss_backward_by_rank(ctx.rank, x, positives, ranks, all_ranks)
         return upstream * gradient, None, None
+
+
+class MaskedRankReg(torch.autograd.Function):
+    """The same by whole ranks without boolean indexing, for which the host must wait for a GPU."""
+
+    @staticmethod
+    def forward(ctx, x, positives, rank):
+        ranks = rank(x)
+        ctx.save_for_backward(x, positives, ranks)
+        ctx.rank = rank
+        terms = torch.where(positives, (ranks.double() / x.shape[-1]).square(), 0)
+        loss = (terms.sum(-1) / positives.sum(-1)).mean()
+        return loss.to(reference.compute_dtype(x.dtype))
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, positives, ranks = ctx.saved_tensors
+        n, compute = x.shape[-1], reference.compute_dtype(x.dtype)
+        count = positives.sum(-1, keepdim=True)
+        step = torch.where(positives, LOSS_LAM * (2 * ranks.double() / (n * count)).to(compute), 0)
+        change = ctx.rank(x.to(compute) + step) - ranks
+        return upstream * _loss_gradient(x, change), None, None

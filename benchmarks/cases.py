@@ -125,7 +125,72 @@ def quick() -> list[Case]:
     ]
 
 
-SELECTIONS = {"quick": quick, "standard": standard, "full": full}
+# ------------------------------------------------------------------------------------------ on CUDA
+
+HUGE = 100 * MILLION
+# Large batches: some 8 million scores of short lists, 16 million of others, beyond any L2.
+WIDE = [(262_144, 32), (131_072, 64), (65_536, 128)]
+TALL = [(16_384, 1024), (4096, 4096)]
+RARE_CUDA = (*RARE, 1024)
+
+
+def cuda_quick() -> list[Case]:
+    """What the targets speak of; those first that a run cut short must not miss."""
+    return unique(
+        *(Case("rank", b, n) for b, n in [*TALL, WIDE[-1], WIDE[0], (1, MILLION), (1, 256)]),
+        *(Case("blackbox_backward", b, n) for b, n in [*TALL, WIDE[-1], (1, MILLION)]),
+        *(Case(f"rankreg_loss{s}", 1, n, positives=p)
+          for s in ("", "_backward") for n in (HUGE, MILLION) for p in RARE),
+        Case("rankreg_loss_step", 1, 256, positives=8),
+        Case("blackbox_step", 1, 256),
+        *(Case("positive_ranks", 1, n, positives=p)
+          for n in (HUGE, MILLION) for p in RARE_CUDA if (n, p) != (HUGE, 128)),
+        *(Case("positive_ranks_backward", 1, HUGE, positives=p) for p in RARE),
+    )  # fmt: skip
+
+
+def cuda_standard() -> list[Case]:
+    """More shapes, dtypes and kinds of scores; minutes."""
+    few = [(65_536, 128), (16_384, 1024), (1, MILLION)]
+    return unique(
+        *cuda_quick(),
+        *(Case("rank", b, n) for b, n in [*WIDE, *GRID]),
+        *(Case("rank", b, n) for b, n in [(8192, 2048), (1024, 16_384), (256, 65_536)]),
+        *(Case("rank", b, n, d) for d in DTYPES[1:] for b, n in [*few, (4096, 4096)]),
+        *(Case("rank", b, n, "float32", v) for v in VALUES[1:5] for b, n in few),
+        *(Case("blackbox_backward", b, n) for b, n in [*WIDE, *BACKWARD, (1024, 16_384)]),
+        *(Case("blackbox_backward", b, n, d) for d in DTYPES[1:] for b, n in few),
+        *(Case("blackbox_step", b, n) for b, n in [(1, 1024), (64, 1024), (4096, 1024)]),
+        *(Case(f"{op}{s}", 1, n, positives=p) for op in ("positive_ranks", "rankreg_loss")
+          for s in ("", "_backward") for n in (MILLION, HUGE) for p in (*RARE_CUDA, 16_384)),
+        *(Case(f"positive_ranks{s}", 1, MILLION, "float32", v, p)
+          for s in ("", "_backward") for v in VALUES[1:] for p in (32, 4096)),
+        *(Case(f"rankreg_loss{s}", 1, HUGE, "float32", "separated", p)
+          for s in ("", "_backward") for p in (32, 1024)),
+        *(Case(f"rankreg_loss{s}", 1, HUGE, "bfloat16", positives=p)
+          for s in ("", "_backward") for p in (32, 1024)),
+        *(Case(f"rankreg_loss{s}", b, 1024, positives=16)
+          for s in ("", "_backward", "_step") for b in (64, 4096, 16_384)),
+        *(Case("rankreg_loss_step", 1, n, positives=8) for n in (1024, MILLION)),
+    )  # fmt: skip
+
+
+def cuda_full() -> list[Case]:
+    """The standard selection, long lists ranked as a whole, and n/16 positives of 1e8."""
+    return unique(
+        *cuda_standard(),
+        *(Case(op, 1, n) for op in ("rank", "blackbox_backward") for n in (10 * MILLION, HUGE)),
+        *(Case(f"{op}{s}", 1, HUGE, positives=HUGE // 16)
+          for op in ("positive_ranks", "rankreg_loss") for s in ("", "_backward")),
+        *(Case(f"rankreg_loss{s}", 1, n, positives=32)
+          for s in ("", "_backward") for n in GROWTH),
+    )  # fmt: skip
+
+
+SELECTIONS = {
+    "cpu": {"quick": quick, "standard": standard, "full": full},
+    "cuda": {"quick": cuda_quick, "standard": cuda_standard, "full": cuda_full},
+}
 
 
 def unique(*cases: Case) -> list[Case]:
@@ -242,4 +307,55 @@ TARGETS: tuple[Target, ...] = (
     Target("scratch memory, rare positives, n = 1e6",
            tuple(Case(f"rankreg_loss{s}", 1, MILLION, positives=p)
                  for s in ("", "_backward") for p in RARE), "B/element", 0.1),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CudaTarget:
+    """A figure to reach on one H100; of every case alone.
+
+    The measure is, by ``unit``: "us", microseconds per call; "Gelem/s", scores per nanosecond; "of
+    copy", the least bytes that any method must move in that time over those that a copy within
+    device memory reads and writes; "of forward", the rate over that of ``rank`` on the same shape.
+    The time is that of the device, or, if ``eager``, of eager calls one after another.
+    """
+
+    name: str
+    cases: tuple[Case, ...]
+    unit: str
+    limit: float
+    eager: bool = False
+
+    def met(self, value: float) -> bool:
+        return value <= self.limit if self.unit == "us" else value >= self.limit
+
+
+CUDA_UNITS = ("us", "Gelem/s", "of copy", "of forward")
+
+
+def _each(op: str, n: int, positives: Iterable[int], *suffixes: str) -> tuple[Case, ...]:
+    return tuple(Case(op + s, 1, n, positives=p) for s in suffixes or ("",) for p in positives)
+
+
+CUDA_TARGETS: tuple[CudaTarget, ...] = (
+    CudaTarget("rank, n <= 128, large batch", _many("rank", *WIDE), "of copy", 0.7),
+    CudaTarget("rank, n = 1024, large batch", _many("rank", TALL[0]), "Gelem/s", 40),
+    CudaTarget("rank, n = 4096, large batch", _many("rank", TALL[1]), "Gelem/s", 30),
+    CudaTarget("rank, one list of 1e6", _many("rank", (1, MILLION)), "us", 60),
+    CudaTarget("blackbox backward",
+               _many("blackbox_backward", WIDE[-1], *TALL, (1, MILLION)), "of forward", 0.8),
+    *(CudaTarget(f"rare positives, {what}, n = 1e8", _each(op, HUGE, (8, 32)), "of copy", 0.8)
+      for what, op in (("ranks", "positive_ranks"), ("loss", "rankreg_loss"))),
+    *(CudaTarget(f"rare positives, {what}, n = 1e6", _each(op, MILLION, RARE), "us", 10)
+      for what, op in (("ranks", "positive_ranks"), ("loss", "rankreg_loss"))),
+    CudaTarget("P = 1024 .. n/16, n = 1e8",
+               _each("positive_ranks", HUGE, (1024, 16_384, HUGE // 16)), "of copy", 0.5),
+    *(CudaTarget(f"rare positives, {what}, n = 1e8", _each(op, HUGE, RARE), "of copy", 0.7)
+      for what, op in (("ranks' backward", "positive_ranks_backward"),
+                       ("loss's backward", "rankreg_loss_backward"))),
+    *(CudaTarget(f"one call, n = 256, {what} forward and backward{how}",
+                 (case,), "us", limit, eager)
+      for what, case in (("loss", Case("rankreg_loss_step", 1, 256, positives=8)),
+                         ("blackbox", Case("blackbox_step", 1, 256)))
+      for how, limit, eager in ((", eager", 25, True), (", in a graph", 6, False))),
 )  # fmt: skip

@@ -4,6 +4,9 @@
 2. Inputs rotate: each call gets the next of many, because branch predictors memorise a small array.
 3. Providers take turns within a round, so that what disturbs the machine disturbs all alike.
 4. Reported are quantiles over samples; a sample is the mean of as many calls as fill 0.2 ms.
+
+What differs from device to device stands in one class for each: :class:`Cpu` here, and
+:class:`.cuda.Cuda`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -120,9 +123,16 @@ class Runner:
     def __post_init__(self):
         self._rotation: Iterator[tuple] = itertools.cycle(self.arguments)
 
+    def output(self, i: int) -> Any:
+        """What is returned for the arguments number ``i``; the gate asks."""
+        return self.provider.call(*self.arguments[i])
+
+    def next_arguments(self) -> list[tuple]:
+        return list(itertools.islice(self._rotation, self.calls))
+
     def sample(self) -> float:
         """Seconds per call, over the next ``calls`` inputs."""
-        call, chunk = self.provider.call, list(itertools.islice(self._rotation, self.calls))
+        call, chunk = self.provider.call, self.next_arguments()
         cpu, start = time.process_time(), time.perf_counter()
         for arguments in chunk:
             call(*arguments)
@@ -137,8 +147,15 @@ class Runner:
         if once < 0.01:
             once = min(once, self.sample(), self.sample())
         self.calls = max(1, min(100_000, round(sample_seconds / max(once, 1e-9))))
-        wanted = seconds / (self.calls * once)
+        self.take_part(seconds / (self.calls * once))
+
+    def take_part(self, wanted: float) -> None:
+        """Choose the rounds for about as many samples as are wanted."""
         self.stride = max(1, min(ROUNDS // FEWEST_SAMPLES, int(ROUNDS / max(wanted, 1e-9))))
+
+    def facts(self) -> dict[str, Any]:
+        """What a row tells of this device's runners alone."""
+        return {"cpu_share": round(self.cpu / self.wall, 3)}
 
 
 @contextmanager
@@ -218,31 +235,84 @@ def output_size(output: Any) -> int:
 # ------------------------------------------------------------------------------------------ a case
 
 
+class Cpu:
+    """Calls in this process, timed by the wall clock."""
+
+    name = "cpu"
+
+    def scope(self) -> AbstractContextManager:
+        """In which everything of a case happens."""
+        return nullcontext()
+
+    def inputs(self, case: Case) -> list[tuple]:
+        """As many different ones as rotate."""
+        return [make_inputs(case, seed) for seed in range(copies_of(case))]
+
+    def runners(self, provider: Provider, arguments: list[tuple]) -> Iterator[Runner]:
+        """The ways in which a provider is timed; each is gated before the next is asked for."""
+        yield Runner(provider, arguments)
+
+    def peak_memory(self, case: Case, runner: Runner) -> int | None:
+        """Bytes by which memory grows at most during a call; None where that is not measured."""
+        if case.elements < MEMORY_ELEMENTS or torch.get_num_threads() > 1:
+            return None
+        return peak_memory(partial(runner.output, 0))
+
+
+CPU = Cpu()
+
+
 def prepare(
-    case: Case, wanted: tuple[str, ...] = (), *, gate: bool = True, memory: bool = False
+    case: Case,
+    wanted: tuple[str, ...] = (),
+    *,
+    gate: bool = True,
+    memory: bool = False,
+    device: Any = CPU,
 ) -> list[Runner]:
     """Inputs made, providers gated; raises GateError at the first that is wrong."""
-    inputs = [make_inputs(case, seed) for seed in range(copies_of(case))]
+    inputs = device.inputs(case)
     gated = inputs[: -(-GATED_ELEMENTS // case.elements)] if gate else []
     answers = [OPS[case.op].answer(case, *item) for item in gated]
-    runners = []
-    for provider in providers_of(case, wanted):
-        runner = Runner(provider, [provider.prepare(*item) for item in inputs])
-        for answer, arguments, item in zip(answers, runner.arguments, gated, strict=False):
-            output = provider.call(*arguments)
-            runner.gate = check(provider, case, answer, output, item)
-        if memory and case.elements >= MEMORY_ELEMENTS and torch.get_num_threads() == 1:
-            runner.output_bytes = output_size(output)
-            runner.peak_bytes = peak_memory(partial(provider.call, *runner.arguments[0]))
-        runners.append(runner)
+    runners: list[Runner] = []
+    for provider in providers_of(case, wanted, device.name):
+        found = []
+        try:
+            for runner in device.runners(provider, [provider.prepare(*item) for item in inputs]):
+                for i, (answer, item) in enumerate(zip(answers, gated, strict=True)):
+                    output = runner.output(i)
+                    runner.gate = check(provider, case, answer, output, item)
+                if memory:
+                    runner.peak_bytes = device.peak_memory(case, runner)
+                    known = runner.peak_bytes is not None
+                    runner.output_bytes = output_size(output) if known else None
+                found.append(runner)
+        except GateError:
+            raise
+        except Exception as error:  # a competitor's, or its compiler's
+            if is_ours(provider.name):
+                raise
+            what = (str(error).splitlines() or [""])[0]
+            print(f"\n{provider.name} on {case.name} fails: {type(error).__name__}: {what}")
+        runners += found
     return runners
 
 
 def measure(
-    case: Case, wanted: tuple[str, ...] = (), seconds: float = CASE_SECONDS
+    case: Case,
+    wanted: tuple[str, ...] = (),
+    seconds: float = CASE_SECONDS,
+    device: Any = CPU,
 ) -> list[dict[str, Any]]:
-    """The rows of one case, one per provider, without the facts of the run."""
-    runners = prepare(case, wanted, memory=True)
+    """The rows of one case, one per runner, without the facts of the run."""
+    with device.scope():
+        return _measure(case, wanted, seconds, device)
+
+
+def _measure(
+    case: Case, wanted: tuple[str, ...], seconds: float, device: Any
+) -> list[dict[str, Any]]:
+    runners = prepare(case, wanted, memory=True, device=device)
     time_rounds(runners, seconds)
     rows = []
     for runner in runners:
@@ -262,7 +332,7 @@ def measure(
                 "ns_p90": high * 1e9,
                 "samples": len(runner.samples),
                 "calls_per_sample": runner.calls,
-                "cpu_share": round(runner.cpu / runner.wall, 3),
+                **runner.facts(),
                 "inputs_rotated": len(runner.arguments),
                 "floor_bytes": floor_bytes(case),
                 "peak_bytes": runner.peak_bytes,

@@ -187,7 +187,7 @@ def _first(path: str, start: str) -> str | None:
     return line.partition(":")[2].strip() if line and ":" in line else line and line.strip()
 
 
-def _version(library: str) -> str | None:
+def version_of(library: str) -> str | None:
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -195,14 +195,24 @@ def _version(library: str) -> str | None:
 
 
 def _git(*command: str) -> str | None:
-    done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def cpu_name() -> str | None:
+    return _first("/proc/cpuinfo", "model name") or platform.processor()
+
+
 def commit() -> tuple[str | None, bool]:
-    """The commit of the working tree, and whether files of the package or suite differ from it."""
+    """The commit of the working tree, and whether files of the package or suite differ from it.
+
+    A copy without its history is taken at the word of RANKREG_COMMIT.
+    """
     dirty = _git("status", "--porcelain", "--", "csrc", "rankreg_ext", "benchmarks", "setup.py")
-    return _git("rev-parse", "HEAD"), bool(dirty)
+    return _git("rev-parse", "HEAD") or os.environ.get("RANKREG_COMMIT"), bool(dirty)
 
 
 def record(threads: int, cores: list[int]) -> dict[str, Any]:
@@ -213,7 +223,7 @@ def record(threads: int, cores: list[int]) -> dict[str, Any]:
     build = _backend.build_info().get("native", {})
     native = _native()
     return {
-        "cpu": _first("/proc/cpuinfo", "model name") or platform.processor(),
+        "cpu": cpu_name(),
         "cpu_family_model": "/".join(
             str(_first("/proc/cpuinfo", k)) for k in ("cpu family", "model\t")
         ),
@@ -235,7 +245,7 @@ def record(threads: int, cores: list[int]) -> dict[str, Any]:
             if name in os.environ
         },
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: version_of(name) for name in LIBRARIES},
         "rankreg_ext": rankreg_ext.__version__,
         "compiler": build.get("compiler"),
         "flags": build.get("flags"),

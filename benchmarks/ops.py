@@ -54,23 +54,27 @@ class Op:
 # ----------------------------------------------------------------------------------------- inputs
 
 
-def make_inputs(case: Case, seed: int) -> tuple:
-    """The inputs of one call; another seed gives other inputs of the same kind."""
-    return OPS[case.op].inputs(case, torch.Generator().manual_seed(seed))
+def make_inputs(case: Case, seed: int, device: str = "cpu") -> tuple:
+    """The inputs of one call; another seed gives other inputs of the same kind.
+
+    They are drawn on the device itself: a list of 1e8 scores takes the CPU a second.
+    """
+    return OPS[case.op].inputs(case, torch.Generator(device).manual_seed(seed))
 
 
 def scores(case: Case, generator: torch.Generator, positives: Tensor | None = None) -> Tensor:
     """``(batch, n)`` of the case's dtype and kind of values."""
     shape, kind = (case.batch, case.n), case.values
     dtype = torch.float64 if case.dtype == "float64" else torch.float32
+    drawn = {"generator": generator, "device": generator.device}
     if kind == "tied":  # about sixteen equal scores of each value
-        x = torch.randint(max(2, case.n // 16), shape, generator=generator).to(dtype)
+        x = torch.randint(max(2, case.n // 16), shape, **drawn).to(dtype)
     else:
-        x = torch.randn(shape, generator=generator, dtype=dtype)
+        x = torch.randn(shape, dtype=dtype, **drawn)
     if kind in ("sorted", "reversed"):
         x = x.sort(-1, descending=kind == "reversed").values
     elif kind == "clustered":  # eight narrow clusters: most leading bits agree
-        centre = torch.randint(8, shape, generator=generator)
+        centre = torch.randint(8, shape, **drawn)
         x = 1 + 0.1 * centre + 1e-4 * x
     elif kind == "separated" and positives is not None:  # a classifier that works
         x = x + 2.5 * positives
@@ -83,22 +87,27 @@ def _scores(case: Case, generator: torch.Generator) -> tuple:
 
 def _scores_and_gradient(case: Case, generator: torch.Generator) -> tuple:
     x = scores(case, generator)
-    g = torch.randn(x.shape, generator=generator, dtype=x.dtype) / LAM
-    return x, g
+    return x, _gradient(x, generator)
+
+
+def _gradient(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) / LAM
 
 
 def _scores_and_positives(case: Case, generator: torch.Generator) -> tuple:
-    seed = int(torch.randint(2**62, (), generator=generator))
+    device = generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
     random = np.random.default_rng(seed)
-    positives = torch.zeros(case.batch, case.n, dtype=torch.bool)
-    for row in positives:
-        row[torch.from_numpy(random.choice(case.n, case.positives, replace=False))] = True
+    lists = range(case.batch)
+    chosen = np.stack([random.choice(case.n, case.positives, replace=False) for _ in lists])
+    positives = torch.zeros(case.batch, case.n, dtype=torch.bool, device=device)
+    positives.scatter_(-1, torch.from_numpy(chosen).to(device), True)
     return scores(case, generator, positives), positives
 
 
 def _scores_positives_and_gradient(case: Case, generator: torch.Generator) -> tuple:
     x, positives = _scores_and_positives(case, generator)
-    g = torch.randn(x.shape, generator=generator, dtype=x.dtype) / LAM
+    g = _gradient(x, generator)
     ranks = reference.rank_dtype(x.dtype, case.n)
     return x, positives, g.masked_fill_(~positives, 0).to(ranks)
 
@@ -128,11 +137,11 @@ def _rank_answer(case: Case, x: Tensor) -> Answer:
     if case.elements <= LARGE:
         return Answer(reference.rank(x), cache(lambda: untied(x)))
     chosen = np.random.default_rng(0).choice(case.n, min(case.n, SAMPLED), replace=False)
-    chosen = torch.from_numpy(chosen).expand(case.batch, -1)
+    chosen = torch.from_numpy(chosen).to(x.device).expand(case.batch, -1)
     ranks = baselines.counted_ranks(x, x.gather(-1, chosen))
-    value = torch.zeros(x.shape, dtype=reference.rank_dtype(x.dtype, case.n))
+    value = x.new_zeros(x.shape, dtype=reference.rank_dtype(x.dtype, case.n))
     value.scatter_(-1, chosen, ranks.to(value.dtype))
-    known = torch.zeros(x.shape, dtype=torch.bool).scatter_(-1, chosen, True)
+    known = x.new_zeros(x.shape, dtype=torch.bool).scatter_(-1, chosen, True)
     return Answer(value, cache(lambda: untied(x)), known)
 
 

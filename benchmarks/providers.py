@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +26,7 @@ from .training import Trainer
 
 OURS = "rankreg_ext"
 OURS_NUMPY = "rankreg_ext.arrays"
+COMPILED = "+compile"
 
 
 def optional(name: str) -> ModuleType | None:
@@ -64,7 +65,8 @@ class Provider:
             something else, which ``note`` then explains.
         exact_ties: follows the op's rule for equal scores; otherwise it must agree elsewhere.
         dtypes: those it takes.
-        limit: elements beyond which it is left out.
+        limit: elements beyond which it is left out; on CUDA that is CUDA_LIMIT at least.
+        devices: where it runs.
     """
 
     name: str
@@ -75,13 +77,17 @@ class Provider:
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float64")
     limit: int = 20_000_000
     note: str = ""
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
-    def takes(self, case: Case) -> bool:
-        return case.dtype in self.dtypes and case.elements <= self.limit
+    def takes(self, case: Case, device: str) -> bool:
+        limit = self.limit if device == "cpu" else max(self.limit, CUDA_LIMIT)
+        return device in self.devices and case.dtype in self.dtypes and case.elements <= limit
 
 
 UNLIMITED = 2**40
+CUDA_LIMIT = 200_000_000
 NUMPY = ("float32", "float64")
+CPU, CUDA = ("cpu",), ("cuda",)
 TORCH_RANKS = {"double_argsort": b.double_argsort, "argsort_scatter": b.argsort_scatter}
 
 
@@ -90,7 +96,23 @@ def ours(call: Callable, prepare: Callable = _as_is, **facts: Any) -> Provider:
 
 
 def _ours_numpy(call: Callable) -> Provider:
-    return Provider(OURS_NUMPY, call, _arrays, _tensor, True, NUMPY, note="from NumPy arrays")
+    return _numpy(OURS_NUMPY, call, finish=_tensor, exact_ties=True, note="from NumPy arrays")
+
+
+def _numpy(name: str, call: Callable, prepare: Callable | None = None, **facts: Any) -> Provider:
+    """On NumPy arrays, and so on the CPU."""
+    facts = {"dtypes": NUMPY, "devices": CPU, **facts}
+    return Provider(name, call, prepare or _arrays, **facts)
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=False)
+
+
+def compiled(function: Callable) -> Callable:
+    """The same under ``torch.compile``, which is loaded by the first call."""
+    return lambda *arguments: _compiled(function)(*arguments)
 
 
 def _arrays(*inputs: Tensor) -> tuple:
@@ -118,20 +140,24 @@ def _rank_providers() -> list[Provider]:
     providers = [
         ours(rankreg_ext.rank),
         *(Provider(name, rank) for name, rank in TORCH_RANKS.items()),
+        *(
+            Provider(name + COMPILED, compiled(rank), devices=CUDA)
+            for name, rank in TORCH_RANKS.items()
+        ),
         Provider(
             "torch.sort",
             lambda x: x.sort(-1, descending=True),
             finish=lambda out, x: b.scatter_places(out.indices, x),
             note="the sort alone, no ranks made",
         ),
-        Provider("numpy.argsort", b.numpy_argsort, _arrays, _tensor, dtypes=NUMPY),
-        Provider("packed_sort", b.packed_sort, _arrays, _tensor, dtypes=("float32",)),
-        Provider(
+        _numpy("numpy.argsort", b.numpy_argsort, finish=_tensor),
+        _numpy("packed_sort", b.packed_sort, finish=_tensor, dtypes=NUMPY[:1]),
+        _numpy(
             "packed_sort_alone",
             partial(np.sort, axis=-1),
             lambda x: (b.pack(*_arrays(x)),),
-            lambda out, x: _tensor(b.numpy_scatter(b.unpack(out), *_arrays(x))),
-            dtypes=("float32",),
+            finish=lambda out, x: _tensor(b.numpy_scatter(b.unpack(out), *_arrays(x))),
+            dtypes=NUMPY[:1],
             note="np.sort of ready packed keys, a lower bound of that method; no ranks made",
         ),
     ]
@@ -139,18 +165,17 @@ def _rank_providers() -> list[Provider]:
         providers.insert(1, _ours_numpy(arrays.rank))
     if scipy_stats:
         call = partial(scipy_stats.rankdata, method="max", axis=-1)
-        providers.append(
-            Provider("scipy", call, _arrays, _reverse, True, NUMPY, note="ascending ranks")
-        )
+        note = "ascending ranks"
+        providers.append(_numpy("scipy", call, finish=_reverse, exact_ties=True, note=note))
     if bottleneck:
         note = "ascending ranks, average ties"
         call = partial(bottleneck.rankdata, axis=-1)
-        providers.append(Provider("bottleneck", call, _arrays, _reverse, dtypes=NUMPY, note=note))
+        providers.append(_numpy("bottleneck", call, finish=_reverse, note=note))
     if torchsort:
         note = "another function: soft ranks by isotonic regression"
         providers.append(
             Provider("torchsort", torchsort.soft_rank, finish=None, dtypes=NUMPY[:1],
-                     limit=200_000, note=note)
+                     limit=200_000, note=note, devices=CPU)
         )  # fmt: skip
     return providers
 
@@ -158,18 +183,17 @@ def _rank_providers() -> list[Provider]:
 def _rankdata_providers() -> list[Provider]:
     note = "ordinal ranks"
     providers = [
-        Provider("numpy.argsort", partial(b.numpy_argsort, ascending=True), _arrays, _tensor,
-                 dtypes=NUMPY, note=note),
-    ]  # fmt: skip
+        _numpy("numpy.argsort", partial(b.numpy_argsort, ascending=True), finish=_tensor, note=note)
+    ]
     if compat:
         call = partial(compat.rankdata, axis=-1)
-        providers.insert(0, ours(call, _arrays, finish=_tensor, dtypes=NUMPY))
+        providers.insert(0, ours(call, _arrays, finish=_tensor, dtypes=NUMPY, devices=CPU))
     if scipy_stats:
         call = partial(scipy_stats.rankdata, axis=-1)
-        providers.append(Provider("scipy", call, _arrays, _tensor, True, NUMPY))
+        providers.append(_numpy("scipy", call, finish=_tensor, exact_ties=True))
     if bottleneck:
         call = partial(bottleneck.rankdata, axis=-1)
-        providers.append(Provider("bottleneck", call, _arrays, _tensor, True, NUMPY))
+        providers.append(_numpy("bottleneck", call, finish=_tensor, exact_ties=True))
     return providers
 
 
@@ -208,7 +232,19 @@ def _blackbox_backward_providers() -> list[Provider]:
             Provider(name, partial(b.blackbox_backward, rank), _with_ranks)
             for name, rank in TORCH_RANKS.items()
         ),
+        *(
+            Provider(name + COMPILED, compiled(_backward_by(rank)), _with_ranks, devices=CUDA)
+            for name, rank in TORCH_RANKS.items()
+        ),
     ]
+
+
+@cache  # one and the same function for each rank, so that it is compiled once
+def _backward_by(rank: Callable) -> Callable:
+    def backward(x: Tensor, g: Tensor, ranks: Tensor) -> Tensor:
+        return b.blackbox_backward(rank, x, g, ranks)
+
+    return backward
 
 
 def _blackbox_step_providers() -> list[Provider]:
@@ -226,7 +262,7 @@ def _blackbox_step_providers() -> list[Provider]:
         note = "another function: soft ranks by isotonic regression"
         providers.append(
             Provider("torchsort", partial(_step, torchsort.soft_rank), _leaf_and_gradient, None,
-                     dtypes=NUMPY[:1], limit=200_000, note=note)
+                     dtypes=NUMPY[:1], limit=200_000, note=note, devices=CPU)
         )  # fmt: skip
     return providers
 
@@ -270,18 +306,30 @@ def _plain_loss(rank: Callable | None) -> Callable:
     return lambda x, positives: b.PlainRankReg.apply(x, positives, rank)
 
 
+def _masked_loss(rank: Callable) -> Callable:
+    return lambda x, positives: b.MaskedRankReg.apply(x, positives, rank)
+
+
+def _by_rank(call: Callable[[Callable], Callable], prepare: Callable = _as_is) -> list[Provider]:
+    """Losses by whole ranks; on CUDA in the form for which the host need not wait."""
+    forms = ((_plain_loss, CPU), (_masked_loss, CUDA))
+    return [
+        Provider(name, call(form(rank)), prepare, devices=devices)
+        for name, rank in TORCH_RANKS.items()
+        for form, devices in forms
+    ]
+
+
 _loss = partial(rankreg_ext.rankreg_loss, lam=b.LOSS_LAM)
-LOSS_METHODS: dict[str, Callable | None] = {"searchsorted": None, **TORCH_RANKS}
 
 
 def _loss_providers() -> list[Provider]:
     providers = [ours(_loss)]
     if arrays:
         providers.append(_ours_numpy(partial(arrays.rankreg_loss, lam=b.LOSS_LAM)))
-    for name, rank in LOSS_METHODS.items():
-        facts = {"exact_ties": True, "limit": UNLIMITED} if rank is None else {}
-        providers.append(Provider(name, _plain_loss(rank), **facts))
-    return providers
+    searched = _plain_loss(None)
+    providers.append(Provider("searchsorted", searched, exact_ties=True, limit=UNLIMITED))
+    return providers + _by_rank(lambda loss: loss)
 
 
 def _loss_backward_providers() -> list[Provider]:
@@ -314,10 +362,8 @@ def _loss_step_providers() -> list[Provider]:
 
     return [
         ours(partial(step, _loss), _leaf),
-        *(
-            Provider(name, partial(step, _plain_loss(rank)), _leaf, exact_ties=rank is None)
-            for name, rank in LOSS_METHODS.items()
-        ),
+        Provider("searchsorted", partial(step, _plain_loss(None)), _leaf, exact_ties=True),
+        *_by_rank(lambda loss: partial(step, loss), _leaf),
     ]
 
 
@@ -335,6 +381,7 @@ def _training_providers(case: Case) -> list[Provider]:
                 if loss
                 else None,
                 note="" if loss else "the step without a rank loss, for comparison",
+                devices=CPU,
             )
         )
     return providers
@@ -353,10 +400,10 @@ PROVIDERS: dict[str, Callable[..., list[Provider]]] = {
 }
 
 
-def providers_of(case: Case, wanted: tuple[str, ...] = ()) -> list[Provider]:
+def providers_of(case: Case, wanted: tuple[str, ...] = (), device: str = "cpu") -> list[Provider]:
     """The providers that take the case, ours first; only those wanted if any are named."""
     if case.op == "training_step":
         found = _training_providers(case)
     else:
         found = PROVIDERS[case.op]()
-    return [p for p in found if p.takes(case) and (not wanted or p.name in wanted)]
+    return [p for p in found if p.takes(case, device) and (not wanted or p.name in wanted)]

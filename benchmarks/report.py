@@ -79,27 +79,28 @@ def measured(target: Target, results: Results, isa: str) -> list[tuple[str, floa
         times = [per_element(row) for _, row in have]
         if len(times) > 1:
             low, high = have[0][0], have[-1][0]
-            label = f"{_short(low)} to {_short(high)}"
+            label = f"{short(low)} to {short(high)}"
             if len(have) < len(found):
                 label += f" ({len(have)} of {len(found)} sizes)"
             values.append((label, max(times) / min(times), None))
         return values
     for case, row in have:
         if target.unit == "ns/element":
-            values.append((_short(case), per_element(row), row))
+            values.append((short(case), per_element(row), row))
         elif target.unit == "us/call":
-            values.append((_short(case), row["ns_p50"] / 1e3, row))
+            values.append((short(case), row["ns_p50"] / 1e3, row))
         elif target.unit == "x forward":
             forward = results.get(Case("rank", case.batch, case.n, case.dtype), isa, 1)
             if forward:
-                values.append((_short(case), row["ns_p50"] / forward["ns_p50"], None))
+                values.append((short(case), row["ns_p50"] / forward["ns_p50"], None))
         elif target.unit == "B/element" and row["peak_bytes"] is not None:
             scratch = max(0, row["peak_bytes"] - row["output_bytes"]) / case.elements
-            values.append((_short(case), scratch, None))
+            values.append((short(case), scratch, None))
     return values
 
 
-def _short(case: Case) -> str:
+def short(case: Case) -> str:
+    """As few words as tell the cases of a target apart."""
     positives = f" P={case.positives}" if case.positives else ""
     ending = "_backward" if case.op.endswith("_backward") and case.positives else ""
     return f"{case.batch}x{_count(case.n)}{positives}{' backward' if ending else ''}"
@@ -304,6 +305,13 @@ def machine_facts(run: Row) -> str:
 def write_report(folders: Sequence[Path], out: Path) -> str:
     """Write ``report.md`` and the pictures into ``out``; what was written, in words."""
     results = Results.read(folders)
+    kinds = {row["kind"] for row in results.rows}
+    if len(kinds) > 1:
+        raise ValueError("results of the CPU and of CUDA are reported apart")
+    if kinds == {"cuda_row"}:
+        from . import report_cuda
+
+        return report_cuda.write_report(results, out)
     out.mkdir(parents=True, exist_ok=True)
     isa, threads = results.settings()[0]
     pictures = plots.all_pictures(results, isa, threads)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rankreg_ext import _backend
 from rankreg_ext.reference import TIES, rank_dtype
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,6 +36,15 @@ EDGES = (0, 1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 127, 128,
 LONG_EDGES = (511, 512, 513, 1024, 1025, 2047, 2048, 2049, 4096, 4097)
 # Shares of positives: none, few that meet every score, and more than that.
 POSITIVES = (0.0, 0.02, 0.3, 1.0)
+
+
+# The back-ends that are compared, and the device of each one's tensors.
+_no_cuda = _backend.usable("cuda")
+CUDA = (
+    pytest.mark.gpu,
+    pytest.mark.skipif(_no_cuda is not None, reason=f"needs the CUDA back-end: {_no_cuda}"),
+)
+BACKENDS = ("cpu", pytest.param("cuda", marks=CUDA))
 
 
 @dataclass(frozen=True)
@@ -153,6 +164,15 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
         wide[..., 1:] = x
         return wide[..., 1:]
     return x
+
+
+def on_device(x: Tensor | None, device: str) -> Tensor | None:
+    """The same values in the same memory layout, which `Tensor.to` would tidy up."""
+    if x is None or device == x.device.type:
+        return x
+    items = x.untyped_storage().nbytes() // x.element_size()
+    storage = x.as_strided((items,), (1,), 0).to(device)
+    return storage.as_strided(x.shape, x.stride(), x.storage_offset())
 
 
 @st.composite

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from samples import FLOATS, assert_equal, laid_out, values_of
+from samples import BACKENDS, FLOATS, assert_equal, laid_out, on_device, values_of
 
 import rankreg_ext
 from rankreg_ext import _ops, blackbox_rank, positive_ranks, rank, rankreg_loss, reference
@@ -28,11 +28,13 @@ def inputs(shape, layout, dtype, special=False):
     + [("lists", "contiguous", dtype) for dtype in FLOATS if dtype != torch.float32],
     ids=str,
 )
-def test_opcheck(shape, layout, dtype):
+@pytest.mark.parametrize("device", BACKENDS)
+def test_opcheck(device, shape, layout, dtype):
     """Schemas, autograd registration, fakes and AOT dispatch of every op."""
-    x, positives, where = inputs(SHAPES[shape], layout, dtype)
+    tensors = inputs(SHAPES[shape], layout, dtype)
+    x, positives, where = (on_device(item, device) for item in tensors)
     differentiable = x.detach().clone().requires_grad_()
-    lam_tensor = torch.tensor(1.5)
+    lam_tensor = torch.tensor(1.5, device=device)
     check = torch.library.opcheck
 
     check(ops.rank.default, (x, True, 0, None))
@@ -52,23 +54,26 @@ def test_opcheck(shape, layout, dtype):
         check(ops.rankreg_loss_backward.default, args)
 
 
-def test_every_op_has_a_native_kernel_and_a_fallback():
+@pytest.mark.parametrize("device", BACKENDS)
+def test_every_op_has_a_native_kernel_and_a_fallback(device):
     for schema in _ops._SCHEMAS:
         name = "rankreg_ext::" + schema.split("(")[0]
         has = torch._C._dispatch_has_kernel_for_dispatch_key
-        assert has(name, "CPU"), name
+        assert has(name, device.upper()), name
         assert has(name, "CompositeExplicitAutograd"), name
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 17), (300,)], ids=str)
-def test_fallback_and_native_kernel_agree_op_by_op(shape):
+@pytest.mark.parametrize("device", BACKENDS)
+def test_fallback_and_native_kernel_agree_op_by_op(device, shape):
     """Also the state between forward and backward, which no public function shows."""
-    x, positives, where = inputs(shape, "contiguous", torch.float32, special=True)
+    tensors = inputs(shape, "contiguous", torch.float32, special=True)
+    x, positives, where = (on_device(item, device) for item in tensors)
     args = (positives, 2.0, None, 2, 1, where, 2)
     native, fallback = ops.rankreg_loss(x, *args), _ops._rankreg_loss(x, *args)
     assert_equal(native[1], fallback[1])
     torch.testing.assert_close(native[0], fallback[0], equal_nan=True)
-    grad = torch.ones(())
+    grad = torch.ones((), device=device)
     args = (grad, x, positives, native[1], 2.0, None, 2, 1, where)
     assert_equal(ops.rankreg_loss_backward(*args), _ops._rankreg_loss_backward(*args))
     ranks = positive_ranks(x, positives, where=where)
