@@ -87,8 +87,8 @@ def run(command, cwd, **env) -> subprocess.CompletedProcess:
     other = ("CXX", "CXXFLAGS", "LDFLAGS", "DEBUG", "MAX_JOBS", "LD_PRELOAD")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(ours) and k not in other}
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env={**clean, "RANKREG_CUDA": "0", **env}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [str(part) for part in command], cwd=cwd, env={**clean, "RANKREG_CUDA": "0", **env},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     return done
 
