@@ -100,29 +100,40 @@ __device__ __forceinline__ WideWord of_lane_before(const WideWord& word) {
   return {__shfl_up_sync(kAll, word.key, 1u), __shfl_up_sync(kAll, word.index, 1u)};
 }
 
-// Words in shared memory; wide ones lie apart, so that lanes meet no bank twice.
-template <class Word>
-struct SharedWords {
-  Word* words;
-  __device__ SharedWords(void* at, int) : words(static_cast<Word*>(at)) {}
-  __device__ __forceinline__ void put(int at, const Word& word) const { words[at] = word; }
-  __device__ __forceinline__ Word get(int at) const { return words[at]; }
-};
-template <>
-struct SharedWords<WideWord> {
-  uint64_t* keys;
-  uint32_t* indices;
-  __device__ SharedWords(void* at, int count)
-      : keys(static_cast<uint64_t*>(at)), indices(reinterpret_cast<uint32_t*>(keys + count)) {}
-  __device__ __forceinline__ void put(int at, const WideWord& word) const {
-    keys[at] = word.key;
-    indices[at] = word.index;
-  }
-  __device__ __forceinline__ WideWord get(int at) const { return {keys[at], indices[at]}; }
-};
-
 template <class Word>
 constexpr int kWordBytes = sizeof(Word) == 16 ? 12 : int(sizeof(Word));
+
+// The words of a block in shared memory, warp by warp: kItems rows of a word a lane, so that no
+// bank is met twice and rows are a constant apart. Wide words lie in two parts.
+template <class Word, int kItems>
+struct SharedWords {
+  static constexpr int kWarpBytes = kItems * kWarp * kWordBytes<Word>;
+  unsigned char* base;
+
+  __device__ __forceinline__ unsigned char* of_warp(int warp) const {
+    return base + warp * kWarpBytes;
+  }
+  __device__ __forceinline__ void put(int thread, int row, const Word& word) const {
+    unsigned char* const at = of_warp(thread / kWarp);
+    const int slot = row * kWarp + thread % kWarp;
+    if constexpr (std::is_same<Word, WideWord>::value) {
+      reinterpret_cast<uint64_t*>(at)[slot] = word.key;
+      reinterpret_cast<uint32_t*>(at + kItems * kWarp * 8)[slot] = word.index;
+    } else {
+      reinterpret_cast<Word*>(at)[slot] = word;
+    }
+  }
+  __device__ __forceinline__ Word get(int thread, int row) const {
+    const unsigned char* const at = of_warp(thread / kWarp);
+    const int slot = row * kWarp + thread % kWarp;
+    if constexpr (std::is_same<Word, WideWord>::value) {
+      return {reinterpret_cast<const uint64_t*>(at)[slot],
+              reinterpret_cast<const uint32_t*>(at + kItems * kWarp * 8)[slot]};
+    } else {
+      return reinterpret_cast<const Word*>(at)[slot];
+    }
+  }
+};
 
 template <class Word>
 __device__ __forceinline__ void in_order(Word& a, Word& b) {
@@ -169,7 +180,7 @@ __device__ __forceinline__ void sort_in_thread(Word (&word)[kItems]) {
 // all comparisons look the same way, then those at halved distances.
 template <int kItems, class Word>
 __device__ __forceinline__ void sort_in_group(Word (&word)[kItems], const Group& group,
-                                              const SharedWords<Word>& shared) {
+                                              const SharedWords<Word, kItems>& shared) {
   const int t = group.thread();
   sort_in_thread<kItems>(word);
   for (int span = 2; span <= group.size; span *= 2) {
@@ -178,13 +189,12 @@ __device__ __forceinline__ void sort_in_group(Word (&word)[kItems], const Group&
       if (half >= kWarp) {
 #pragma unroll
         for (int j = 0; j < kItems; ++j)
-          shared.put(j * group.size + t, word[j]);
+          shared.put(t, j, word[j]);
         __syncthreads();
-        const int other = t ^ mask;
 #pragma unroll
         for (int j = 0; j < kItems; ++j) {
-          const int there = mirrored ? kItems - 1 - j : j;
-          word[j] = kept(word[j], shared.get(there * group.size + other), low);
+          const int row = mirrored ? kItems - 1 - j : j;
+          word[j] = kept(word[j], shared.get(t ^ mask, row), low);
         }
         __syncthreads();
       } else if (mirrored) {
@@ -222,65 +232,79 @@ inline int64_t network_shared(int threads) {
 }
 
 // A list per group of `group_size` threads, a power of two with group_size * kItems >= n: up to 32
-// lanes of a warp, or the whole block. Blocks take lists in turn.
+// lanes of a warp, or the whole block. The first block's first list is `from`.
 // items, sink: lists x n. Bytes moved: an element of x (and of what moves it, and of `ranks`) and
 // of the output each; the network itself stays in registers and shared memory.
 template <class Key, int kItems, int kMostThreads>
 __global__ void __launch_bounds__(kMostThreads)
-    rank_by_network(Items items, Sink sink, Ties ties, int64_t lists, int n, int group_size) {
+    rank_by_network(Items items, Sink sink, Ties ties, int64_t from, int64_t lists, int n,
+                    int group_size) {
   using Word = WordOf<Key>;
   auto* const storage = dynamic_shared<NetworkShared<Word>>();
   const Group group{group_size};
-  const int t = group.thread(), own = int(threadIdx.x) / group_size;
-  const int64_t together = int(blockDim.x) / group_size;
-  const SharedWords<Word> words(storage + 1, int(blockDim.x) * kItems);
-  uint32_t* const ranks = reinterpret_cast<uint32_t*>(storage + 1) + own * group_size * kItems;
+  const int t = group.thread(), warp = int(threadIdx.x) / kWarp;
+  const int own = int(threadIdx.x) / group_size, together = int(blockDim.x) / group_size;
+  const SharedWords<Word, kItems> words{reinterpret_cast<unsigned char*>(storage + 1)};
+  // Where the group's first word is; with several groups in a warp, within that warp's part.
+  uint32_t* const ranks =
+      reinterpret_cast<uint32_t*>(words.of_warp(group_size > kWarp ? 0 : warp)) +
+      (group_size > kWarp ? 0 : int(threadIdx.x) % kWarp / group_size * group_size * kItems);
+  // Thread t loads and stores items first + j * step.
+  const int step = group_size > kWarp ? kWarp : group_size;
+  const int first = t / kWarp * kWarp * kItems + t % kWarp;
+  constexpr int kTogether = 4;  // memory accesses of a thread that are under way together
 
-  for (int64_t base = blockIdx.x * together; base < lists; base += gridDim.x * together) {
-    const int64_t list = base + own;
-    const int size = list < lists ? n : 0;
-    Word word[kItems];
-    uint32_t taken;
-    {
-      Key key[kItems];
-      taken = load_items(items, list, t, group_size, size, key);
+  const int64_t list = from + int64_t{blockIdx.x} * together + own;
+  const int size = list < lists ? n : 0;
+  // By way of shared memory, because a loop cannot choose a register.
+  uint32_t taken = 0;
+#pragma unroll 1
+  for (int k = 0; k < kItems; k += kTogether) {
+    Key key[kTogether];
+    const int i = first + k * step;
+    const uint32_t bits = load_items(items, list, i, step, size, key);
+    taken |= bits << k;
 #pragma unroll
-      for (int j = 0; j < kItems; ++j)
-        word[j] = taken >> j & 1u ? word_of(key[j], t + j * group_size) : no_word<Word>();
-    }
-    sort_in_group(word, group, words);
+    for (int j = 0; j < kTogether; ++j)
+      words.put(int(threadIdx.x), k + j,
+                bits >> j & 1u ? word_of(key[j], i + j * step) : no_word<Word>());
+  }
+  Word word[kItems];
+#pragma unroll
+  for (int j = 0; j < kItems; ++j)
+    word[j] = words.get(int(threadIdx.x), j);
+  sort_in_group(word, group, words);
 
-    Word before = of_lane_before(word[kItems - 1]);
-    if (group_size > kWarp) {
-      const int warp = t / kWarp, lane = t % kWarp;
-      if (lane == kWarp - 1) storage->last[warp] = word[kItems - 1];
-      __syncthreads();
-      if (lane == 0 && warp > 0) before = storage->last[warp - 1];
-    }
-    uint32_t heads = uint32_t(t == 0 || differs(word[0], before));
+  Word before = of_lane_before(word[kItems - 1]);
+  if (group_size > kWarp) {
+    const int lane = t % kWarp;
+    if (lane == kWarp - 1) storage->last[warp] = word[kItems - 1];
+    __syncthreads();
+    if (lane == 0 && warp > 0) before = storage->last[warp - 1];
+  }
+  uint32_t heads = uint32_t(t == 0 || differs(word[0], before));
 #pragma unroll
-    for (int j = 1; j < kItems; ++j)
-      heads |= uint32_t(differs(word[j], word[j - 1])) << j;
+  for (int j = 1; j < kItems; ++j)
+    heads |= uint32_t(differs(word[j], word[j - 1])) << j;
 
-    // Where words of no item begin, a group of their own does: it ends the last item's.
-    uint32_t twice[kItems];
-    ranks_of_sorted(ties, heads, group_size * kItems, group, storage->scans, twice);
+  // Where words of no item begin, a group of their own does: it ends the last item's.
+  uint32_t twice[kItems];
+  ranks_of_sorted(ties, heads, group_size * kItems, group, storage->scans, twice);
+  group.sync();  // the words in shared memory are done with
 #pragma unroll
-    for (int j = 0; j < kItems; ++j) {
-      if (is_item(word[j])) ranks[index_in(word[j])] = twice[j];
-    }
-    group.sync();
-    constexpr int kTogether = 4;
-    for (int k = 0; k < kItems; k += kTogether) {
-      const int first = t + k * group_size;
-      const uint32_t bits = taken >> k & ((1u << kTogether) - 1u);
-      uint32_t some[kTogether];
+  for (int j = 0; j < kItems; ++j) {
+    if (is_item(word[j])) ranks[index_in(word[j])] = twice[j];
+  }
+  group.sync();
+#pragma unroll 1
+  for (int k = 0; k < kItems; k += kTogether) {
+    const int i = first + k * step;
+    const uint32_t bits = taken >> k & ((1u << kTogether) - 1u);
+    uint32_t some[kTogether];
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j)
-        some[j] = bits >> j & 1u ? ranks[first + j * group_size] : 0u;
-      store_items(sink, list, size, first, group_size, bits, some);
-    }
-    group.sync();
+    for (int j = 0; j < kTogether; ++j)
+      some[j] = bits >> j & 1u ? ranks[i + j * step] : 0u;
+    store_items(sink, list, size, i, step, bits, some);
   }
 }
 

@@ -1,6 +1,7 @@
 // Where the CUDA kernels change their ways: the one place of such numbers. All were derived by
-// counting instructions for an H100 (132 multiprocessors; a multiprocessor issues 128 lanes a clock,
-// half of that to integer arithmetic and comparisons, a quarter to shuffles), none was measured.
+// counting instructions for an H100 (132 multiprocessors; a multiprocessor issues 128 lanes a
+// clock, half of that to integer arithmetic and comparisons, a quarter to shuffles), none was
+// measured.
 #pragma once
 
 #include <cstdint>
@@ -38,10 +39,6 @@ struct GridCounting {
 
 // Threads of a block in which several lists share warps.
 constexpr int kLaneBlock = 128;
-
-// Blocks a multiprocessor that a launch has at most; they take the rest in turn. Enough to let the
-// hardware even out their times.
-constexpr int64_t kBlocksPerMultiprocessor = 64;
 
 }  // namespace gpu
 }  // namespace rankreg
