@@ -131,7 +131,7 @@ def test_order_of_threads(seed):
             check_rank(sample(n, n, dtype, batch=(5,)))
 
 
-@pytest.mark.parametrize("n", [7, 40, 200, 700])
+@pytest.mark.parametrize("n", [7, 40, 200, 300])
 @pytest.mark.parametrize("lists", [0, 1, 2, 31, 33, 130])
 def test_number_of_lists(lists, n):
     """Blocks and warps that several lists share, the last of them not full."""
@@ -192,7 +192,7 @@ def test_no_launch_for_nothing():
 
 def test_ranks_of_another_dtype_are_refused():
     x, ranks = torch.zeros(2, 5), torch.zeros(2, 5, dtype=torch.float64)
-    with emulated(), pytest.raises(RuntimeError, match=r"must be of rank\(\)'s dtype"):
+    with emulated(), pytest.raises((ValueError, RuntimeError), match=r"must be of rank\(\)'s dtype"):
         torch.ops.rankreg_ext.blackbox_rank_backward(ranks, x, ranks, 1.0, None, True, 0, None)
 
 

@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
   for (int j = 0; j < kLaneItems; ++j)
     twice[j] = twice_rank(ties, count[j]);
-  store_items(sink, list, size, t, lanes, taken, twice);
+  store_items<C>(sink, list, size, t, lanes, taken, twice);
 }
 
 // Others that a warp has in shared memory at a time.
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(kWarp* grid_counting_warps(kItems))
     for (int w = 0; w < warps; ++w)
       total += partial[w * kTile + slot];
     const uint32_t twice[1] = {twice_rank(ties, total)};
-    store_items(sink, list, n, i, 1, taken, twice);
+    store_items<C>(sink, list, n, i, 1, taken, twice);
   }
 }
 

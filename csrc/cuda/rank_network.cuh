@@ -12,91 +12,95 @@
 namespace rankreg {
 namespace gpu {
 
-// 64-bit keys: the index does not fit beside them.
-struct WideWord {
-  uint64_t key;
+// 16-bit keys: key << 16 | index.
+using NarrowWord = uint32_t;
+
+// Keys and indices apart, so that a comparison serves both outcomes of an exchange.
+template <class Key>
+struct PairWord {
+  Key key;
   uint32_t index;
 };
 
 template <class Key>
-struct WordFor;
+struct WordFor {
+  using type = PairWord<Key>;
+};
 template <>
 struct WordFor<uint16_t> {
-  using type = uint32_t;
-};
-template <>
-struct WordFor<uint32_t> {
-  using type = uint64_t;
-};
-template <>
-struct WordFor<uint64_t> {
-  using type = WideWord;
+  using type = NarrowWord;
 };
 template <class Key>
 using WordOf = typename WordFor<Key>::type;
 
-__device__ __forceinline__ uint32_t word_of(uint16_t key, int i) {
+__device__ __forceinline__ NarrowWord word_of(uint16_t key, int i) {
   return uint32_t(key) << 16 | uint32_t(i);
 }
-__device__ __forceinline__ uint64_t word_of(uint32_t key, int i) {
-  return uint64_t(key) << 32 | uint32_t(i);
+template <class Key>
+__device__ __forceinline__ PairWord<Key> word_of(Key key, int i) {
+  return {key, uint32_t(i)};
 }
-__device__ __forceinline__ WideWord word_of(uint64_t key, int i) { return {key, uint32_t(i)}; }
 
-template <class Word>
-__device__ __forceinline__ Word no_word() {
-  if constexpr (std::is_same<Word, WideWord>::value) {
-    return {~uint64_t{0}, ~uint32_t{0}};
+template <class Key>
+__device__ __forceinline__ WordOf<Key> no_word() {
+  if constexpr (sizeof(Key) == 2) {
+    return ~uint32_t{0};
   } else {
-    return Word(~Word{0});
+    return {Key(~Key{0}), ~uint32_t{0}};
   }
 }
 
-__device__ __forceinline__ int index_in(uint32_t word) { return int(word & 0xffffu); }
-__device__ __forceinline__ int index_in(uint64_t word) { return int(uint32_t(word)); }
-__device__ __forceinline__ int index_in(const WideWord& word) { return int(word.index); }
+__device__ __forceinline__ int index_in(NarrowWord word) { return int(word & 0xffffu); }
+template <class Key>
+__device__ __forceinline__ int index_in(const PairWord<Key>& word) {
+  return int(word.index);
+}
 
-__device__ __forceinline__ bool is_item(uint32_t word) { return (word & 0x8000u) == 0; }
-__device__ __forceinline__ bool is_item(uint64_t word) { return int32_t(uint32_t(word)) >= 0; }
-__device__ __forceinline__ bool is_item(const WideWord& word) { return int32_t(word.index) >= 0; }
+__device__ __forceinline__ bool is_item(NarrowWord word) { return (word & 0x8000u) == 0; }
+template <class Key>
+__device__ __forceinline__ bool is_item(const PairWord<Key>& word) {
+  return int32_t(word.index) >= 0;
+}
 
 // Whether a new key starts at a word; the first word of no item counts as such.
-__device__ __forceinline__ bool differs(uint32_t word, uint32_t before) {
+__device__ __forceinline__ bool differs(NarrowWord word, NarrowWord before) {
   return ((word ^ before) & 0xffff8000u) != 0;
 }
-__device__ __forceinline__ bool differs(uint64_t word, uint64_t before) {
-  return ((word ^ before) & 0xffffffff80000000u) != 0;
-}
-__device__ __forceinline__ bool differs(const WideWord& word, const WideWord& before) {
-  return word.key != before.key || is_item(word) != is_item(before);
+template <class Key>
+__device__ __forceinline__ bool differs(const PairWord<Key>& word, const PairWord<Key>& before) {
+  const Key other_kind = Key((word.index ^ before.index) >> 31);
+  return ((word.key ^ before.key) | other_kind) != 0;
 }
 
-__device__ __forceinline__ bool less(uint32_t a, uint32_t b) { return a < b; }
-__device__ __forceinline__ bool less(uint64_t a, uint64_t b) { return a < b; }
-__device__ __forceinline__ bool less(const WideWord& a, const WideWord& b) {
+__device__ __forceinline__ bool less(NarrowWord a, NarrowWord b) { return a < b; }
+__device__ __forceinline__ bool less(const PairWord<uint32_t>& a, const PairWord<uint32_t>& b) {
+  return (uint64_t{a.key} << 32 | a.index) < (uint64_t{b.key} << 32 | b.index);
+}
+__device__ __forceinline__ bool less(const PairWord<uint64_t>& a, const PairWord<uint64_t>& b) {
   return a.key < b.key || (a.key == b.key && a.index < b.index);
 }
 
-template <class Word>
-__device__ __forceinline__ Word chosen(bool first, const Word& a, const Word& b) {
+__device__ __forceinline__ NarrowWord chosen(bool first, NarrowWord a, NarrowWord b) {
   return first ? a : b;
 }
-__device__ __forceinline__ WideWord chosen(bool first, const WideWord& a, const WideWord& b) {
+template <class Key>
+__device__ __forceinline__ PairWord<Key> chosen(bool first, const PairWord<Key>& a,
+                                                const PairWord<Key>& b) {
   return {first ? a.key : b.key, first ? a.index : b.index};
 }
 
-template <class Word>
-__device__ __forceinline__ Word of_lane_xor(const Word& word, int lanes) {
+__device__ __forceinline__ NarrowWord of_lane_xor(NarrowWord word, int lanes) {
   return __shfl_xor_sync(kAll, word, lanes);
 }
-__device__ __forceinline__ WideWord of_lane_xor(const WideWord& word, int lanes) {
+template <class Key>
+__device__ __forceinline__ PairWord<Key> of_lane_xor(const PairWord<Key>& word, int lanes) {
   return {__shfl_xor_sync(kAll, word.key, lanes), __shfl_xor_sync(kAll, word.index, lanes)};
 }
-template <class Word>
-__device__ __forceinline__ Word of_lane_before(const Word& word) {
+__device__ __forceinline__ NarrowWord of_lane_before(NarrowWord word) {
   return __shfl_up_sync(kAll, word, 1u);
 }
-__device__ __forceinline__ WideWord of_lane_before(const WideWord& word) {
+template <class Key>
+__device__ __forceinline__ PairWord<Key> of_lane_before(const PairWord<Key>& word) {
   return {__shfl_up_sync(kAll, word.key, 1u), __shfl_up_sync(kAll, word.index, 1u)};
 }
 
@@ -116,7 +120,7 @@ struct SharedWords {
   __device__ __forceinline__ void put(int thread, int row, const Word& word) const {
     unsigned char* const at = of_warp(thread / kWarp);
     const int slot = row * kWarp + thread % kWarp;
-    if constexpr (std::is_same<Word, WideWord>::value) {
+    if constexpr (std::is_same<Word, PairWord<uint64_t>>::value) {
       reinterpret_cast<uint64_t*>(at)[slot] = word.key;
       reinterpret_cast<uint32_t*>(at + kItems * kWarp * 8)[slot] = word.index;
     } else {
@@ -126,7 +130,7 @@ struct SharedWords {
   __device__ __forceinline__ Word get(int thread, int row) const {
     const unsigned char* const at = of_warp(thread / kWarp);
     const int slot = row * kWarp + thread % kWarp;
-    if constexpr (std::is_same<Word, WideWord>::value) {
+    if constexpr (std::is_same<Word, PairWord<uint64_t>>::value) {
       return {reinterpret_cast<const uint64_t*>(at)[slot],
               reinterpret_cast<const uint32_t*>(at + kItems * kWarp * 8)[slot]};
     } else {
@@ -267,7 +271,7 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
     for (int j = 0; j < kTogether; ++j)
       words.put(int(threadIdx.x), k + j,
-                bits >> j & 1u ? word_of(key[j], i + j * step) : no_word<Word>());
+                bits >> j & 1u ? word_of(key[j], i + j * step) : no_word<Key>());
   }
   Word word[kItems];
 #pragma unroll
@@ -300,11 +304,12 @@ __global__ void __launch_bounds__(kMostThreads)
   for (int k = 0; k < kItems; k += kTogether) {
     const int i = first + k * step;
     const uint32_t bits = taken >> k & ((1u << kTogether) - 1u);
+    const uint32_t* rank = ranks + i;
     uint32_t some[kTogether];
 #pragma unroll
-    for (int j = 0; j < kTogether; ++j)
-      some[j] = bits >> j & 1u ? ranks[i + j * step] : 0u;
-    store_items(sink, list, size, i, step, bits, some);
+    for (int j = 0; j < kTogether; ++j, rank += step)
+      some[j] = bits >> j & 1u ? *rank : 0u;
+    store_items<Key>(sink, list, size, i, step, bits, some);
   }
 }
 
