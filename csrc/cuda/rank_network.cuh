@@ -151,9 +151,6 @@ template <class Word>
 __device__ __forceinline__ Word kept(const Word& mine, const Word& other, bool low) {
   return chosen(less(other, mine) == low, other, mine);
 }
-__device__ __forceinline__ uint32_t kept(uint32_t mine, uint32_t other, bool low) {
-  return low ? (mine < other ? mine : other) : (mine < other ? other : mine);
-}
 
 // Sorts a bitonic run of kRun words in each kRun of them.
 template <int kRun, int kItems, class Word>
@@ -256,7 +253,7 @@ __global__ void __launch_bounds__(kMostThreads)
   // Thread t loads and stores items first + j * step.
   const int step = group_size > kWarp ? kWarp : group_size;
   const int first = t / kWarp * kWarp * kItems + t % kWarp;
-  constexpr int kTogether = 4;  // memory accesses of a thread that are under way together
+  constexpr int kTogether = sizeof(Key) == 8 ? 2 : 4;  // of a thread, 16 bytes under way at a time
 
   const int64_t list = from + int64_t{blockIdx.x} * together + own;
   const int size = list < lists ? n : 0;
