@@ -66,50 +66,111 @@ struct RankStorage {
   ScanStorage<int> first, last;
 };
 
+// The threads that share a list: the whole block, their number known to the compiler.
+template <int kThreads>
+struct BlockThreads {
+  __device__ int thread() const { return int(threadIdx.x); }
+
+  template <class Op, bool from_end = false, class T>
+  __device__ T scan_of_others(T value, T none, ScanStorage<T>& storage) const {
+    T others;
+    block_scan<kThreads, Op, from_end>(value, none, storage, &others);
+    return others;
+  }
+};
+
+// The same with their number, a power of two, known at run time: up to 32 neighbouring lanes of a
+// warp, or the whole block.
+struct Group {
+  int size;
+
+  __device__ int thread() const { return int(threadIdx.x) & (size - 1); }
+  __device__ void sync() const {
+    if (size > kWarp) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
+  }
+
+  // As block_scan's `of_others`.
+  template <class Op, bool from_end = false, class T>
+  __device__ T scan_of_others(T value, T none, ScanStorage<T>& storage) const {
+    const int t = from_end ? size - 1 - thread() : thread();
+    const int width = size < kWarp ? size : kWarp;
+    const int lane = t & (width - 1), warp = t / kWarp;
+    T upto = value;
+    for (int step = 1; step < width; step *= 2) {
+      const T other = from_end ? __shfl_down_sync(kAll, upto, unsigned(step), width)
+                               : __shfl_up_sync(kAll, upto, unsigned(step), width);
+      if (lane >= step) upto = Op::of(other, upto);
+    }
+    T before = from_end ? __shfl_down_sync(kAll, upto, 1u, width)
+                        : __shfl_up_sync(kAll, upto, 1u, width);
+    if (lane == 0) before = none;
+    if (size > kWarp) {
+      if (lane == kWarp - 1) storage.warp[warp] = upto;
+      __syncthreads();
+      for (int w = 0; w < warp; ++w)
+        before = Op::of(before, storage.warp[w]);
+    }
+    return before;
+  }
+};
+
 // Twice the rank of the items of a sorted list: thread t holds positions t * kItems + j, of which
-// those below `size` are the list's. head[j]: the key at that position is not that of the position
-// before it. All threads call it; the storage may be used again after a barrier.
-template <int kThreads, int kItems>
-__device__ void ranks_of_sorted(Ties ties, const bool (&head)[kItems], int size,
+// those below `size` are the list's. Bit j of `heads`: the key at that position is not that of the
+// position before it. All threads call it; the storage may be used again after a barrier.
+template <class Threads, int kItems>
+__device__ void ranks_of_sorted(Ties ties, uint32_t heads, int size, const Threads& threads,
                                 RankStorage& storage, uint32_t (&twice)[kItems]) {
-  const int begin = int(threadIdx.x) * kItems;
+  static_assert(kItems <= 32, "a bit each");
+  const int begin = threads.thread() * kItems, inside = size - begin;
+  if (inside < kItems) heads &= inside > 0 ? (1u << inside) - 1u : 0u;
   if (ties == Ties::kOrdinal) {
+#pragma unroll
     for (int j = 0; j < kItems; ++j)
       twice[j] = 2u * uint32_t(begin + j + 1);
     return;
   }
   if (ties == Ties::kDense) {
-    int heads = 0;
-    for (int j = 0; j < kItems; ++j)
-      heads += head[j] && begin + j < size;
-    int group;
-    block_scan<kThreads, Sum>(heads, 0, storage.first, &group);
+    int group = threads.template scan_of_others<Sum>(__popc(heads), 0, storage.first);
+#pragma unroll
     for (int j = 0; j < kItems; ++j) {
-      group += head[j] && begin + j < size;
+      group += int(heads >> j & 1u);
       twice[j] = 2u * uint32_t(group);
     }
     return;
   }
   if (ties != Ties::kMax) {  // the first position of each item's group
-    int own = 0, first;
-    for (int j = 0; j < kItems; ++j)
-      own = head[j] ? begin + j : own;
-    block_scan<kThreads, Max>(own, 0, storage.first, &first);
+    const int own = heads ? begin + 31 - __clz(int(heads)) : 0;
+    int first = threads.template scan_of_others<Max>(own, 0, storage.first);
+#pragma unroll
     for (int j = 0; j < kItems; ++j) {
-      first = head[j] ? begin + j : first;
+      first = heads >> j & 1u ? begin + j : first;
       twice[j] = 2u * uint32_t(first + 1);
     }
   }
   if (ties == Ties::kMin) return;
   // The next group's first position, which is the last one of this group, counted from 1.
-  int own = size, next;
-  for (int j = kItems - 1; j >= 0; --j)
-    own = head[j] && begin + j < size ? begin + j : own;
-  block_scan<kThreads, Min, true>(own, size, storage.last, &next);
+  const int own = heads ? begin + __ffs(int(heads)) - 1 : size;
+  int next = threads.template scan_of_others<Min, true>(own, size, storage.last);
+#pragma unroll
   for (int j = kItems - 1; j >= 0; --j) {
     twice[j] = ties == Ties::kMax ? 2u * uint32_t(next) : twice[j] / 2 + uint32_t(next);
-    next = head[j] && begin + j < size ? begin + j : next;
+    next = heads >> j & 1u ? begin + j : next;
   }
+}
+
+// The same for a whole block whose size the compiler knows.
+template <int kThreads, int kItems>
+__device__ void ranks_of_sorted(Ties ties, const bool (&head)[kItems], int size,
+                                RankStorage& storage, uint32_t (&twice)[kItems]) {
+  uint32_t heads = 0;
+#pragma unroll
+  for (int j = 0; j < kItems; ++j)
+    heads |= uint32_t(head[j]) << j;
+  ranks_of_sorted(ties, heads, size, BlockThreads<kThreads>(), storage, twice);
 }
 
 }  // namespace gpu

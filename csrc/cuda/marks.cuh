@@ -39,6 +39,7 @@ struct Marks {
   __device__ void fill_last(int words) const {
     const int lane = int(threadIdx.x) % kWarp;
     uint32_t carry = 0;
+#pragma unroll 1
     for (int first = 0; first < words; first += kWarp) {
       const int w = first + lane;
       const uint32_t own = w < words ? bits[w] : 0;
@@ -56,6 +57,7 @@ struct Marks {
   __device__ void fill_next(int words) const {
     const int lane = int(threadIdx.x) % kWarp;
     uint32_t carry = kNone;
+#pragma unroll 1
     for (int first = (words - 1) / kWarp * kWarp; first >= 0; first -= kWarp) {
       const int w = first + lane;
       const uint32_t own = w < words ? bits[w] : 0;
@@ -73,6 +75,7 @@ struct Marks {
   __device__ void fill_count(int words) const {
     const int lane = int(threadIdx.x) % kWarp;
     uint32_t carry = 0;
+#pragma unroll 1
     for (int first = 0; first < words; first += kWarp) {
       const int w = first + lane;
       const uint32_t own = w < words ? uint32_t(__popc(bits[w])) : 0;

@@ -1,16 +1,148 @@
-#include <stdexcept>
-
+// Which kernel ranks a batch. Every way is one launch, forward and backward alike, up to the longest
+// list of a block.
 #include "rank.h"
+
+#include <algorithm>
+
+#include "rank_counting.cuh"
+#include "rank_network.cuh"
+#include "tuning.h"
+#if __has_include("rank_radix.cuh")
+#include "rank_radix.cuh"
+#endif
 
 namespace rankreg {
 namespace gpu {
+namespace {
 
-void rank(const View&, const View&, bool, Ties, int64_t, int64_t, Type, void*, Context&) {
-  throw std::runtime_error("not here yet");
+int64_t blocks_for(int64_t work, int64_t together, const Context& context) {
+  return std::min((work + together - 1) / together,
+                  context.multiprocessors * kBlocksPerMultiprocessor);
 }
-void blackbox_rank_backward(const View&, const View&, const View&, const View&, const Lam&, bool,
-                            Ties, int64_t, int64_t, void*, Context&) {
-  throw std::runtime_error("not here yet");
+
+// The lowest power of two that is at least `least`.
+int power_of_two(int64_t least) {
+  int power = 1;
+  while (power < least)
+    power *= 2;
+  return power;
+}
+
+// Types whose every value is one of float or double.
+bool has_value(Type type) {
+  switch (type) {
+    case Type::kI32:
+    case Type::kU32:
+    case Type::kI64:
+    case Type::kU64: return false;
+    default: return true;
+  }
+}
+
+void by_lanes(const Items& items, const Sink& sink, Ties ties, int64_t lists, int n,
+              const Context& context) {
+  const int lanes = power_of_two((n + kLaneItems - 1) / kLaneItems);
+  const int64_t blocks = blocks_for(lists, kLaneBlock / lanes, context);
+  if (items.x.type == Type::kDouble) {
+    launch<rank_by_lanes<double>>(context, blocks, kLaneBlock, 0, items, sink, ties, lists, n,
+                                  lanes);
+  } else {
+    launch<rank_by_lanes<float>>(context, blocks, kLaneBlock, 0, items, sink, ties, lists, n,
+                                 lanes);
+  }
+}
+
+template <class C, int kItems>
+void over_grid_in(const Items& items, const Sink& sink, Ties ties, int64_t lists, int n,
+                  const Context& context) {
+  constexpr int kTile = kItems * kWarp;
+  constexpr int kMostWarps = 32;
+  const int64_t tiles = lists * ((n + kTile - 1) / kTile);
+  const int warps = int(std::min<int64_t>(
+      kMostWarps, (n + GridCounting::kWarpItems - 1) / GridCounting::kWarpItems));
+  const int range = ((n + warps - 1) / warps + 3) / 4 * 4;
+  launch<rank_over_grid<C, kItems>>(context, blocks_for(tiles, 1, context), warps * kWarp,
+                                    grid_counting_shared<C>(warps, kTile), items, sink, ties, lists,
+                                    n, range);
+}
+
+template <class C>
+void over_grid(const Items& items, const Sink& sink, Ties ties, int64_t lists, int n,
+               const Context& context) {
+  const int64_t wide_tiles = lists * ((n + 4 * kWarp - 1) / (4 * kWarp));
+  if (wide_tiles >= GridCounting::kWideTiles * context.multiprocessors) {
+    over_grid_in<C, 4>(items, sink, ties, lists, n, context);
+  } else {
+    over_grid_in<C, 1>(items, sink, ties, lists, n, context);
+  }
+}
+
+// False where a list does not fit a block's registers or shared memory.
+template <class Key, int kItems, int kMostThreads>
+bool by_network_of(const Items& items, const Sink& sink, Ties ties, int64_t lists, int64_t n,
+                   const Context& context) {
+  if (n > kItems * kMostThreads) return false;
+  const int group = power_of_two((n + kItems - 1) / kItems);
+  const int threads = group > kWarp ? group : kLaneBlock;
+  const int64_t shared = network_shared<Key, kItems>(threads);
+  if (shared > context.shared_most) return false;
+  launch<rank_by_network<Key, kItems, kMostThreads>>(context,
+                                                     blocks_for(lists, threads / group, context),
+                                                     threads, shared, items, sink, ties, lists,
+                                                     int(n), group);
+  return true;
+}
+
+bool by_network(const Items& items, const Sink& sink, Ties ties, int64_t lists, int64_t n,
+                int bytes, const Context& context) {
+  switch (bytes) {
+    case 2: return by_network_of<uint16_t, 16, 1024>(items, sink, ties, lists, n, context);
+    case 4: return by_network_of<uint32_t, 16, 512>(items, sink, ties, lists, n, context);
+    default: return by_network_of<uint64_t, 8, 512>(items, sink, ties, lists, n, context);
+  }
+}
+
+void rank_lists(const Items& items, const Sink& sink, Ties ties, int64_t lists, int64_t n,
+                Context& context) {
+  if (lists == 0 || n == 0) return;
+  const int bytes = key_bytes(items.x.type, items.moved());
+  if (has_value(items.x.type)) {
+    if (n <= LaneCounting::most(bytes, ties))
+      return by_lanes(items, sink, ties, lists, int(n), context);
+    if (ties != Ties::kDense && n <= GridCounting::kMostN &&
+        lists <= GridCounting::kMostItems * context.multiprocessors / n) {
+      if (items.x.type == Type::kDouble)
+        return over_grid<double>(items, sink, ties, lists, int(n), context);
+      return over_grid<float>(items, sink, ties, lists, int(n), context);
+    }
+  }
+  if (by_network(items, sink, ties, lists, n, bytes, context)) return;
+#if __has_include("rank_radix.cuh")
+  if (!rank_block_radix(items, sink, ties, lists, n, context))
+    rank_device_radix(items, sink, ties, lists, n, context);
+#else
+  throw std::invalid_argument("rankreg_ext: lists of this length have no kernel in this build");
+#endif
+}
+
+}  // namespace
+
+void rank(const View& x, const View& where, bool descending, Ties ties, int64_t lists, int64_t n,
+          Type rank_type, void* ranks, Context& context) {
+  rank_lists(Items{x, where, View{}, Lam{}, descending},
+             Sink{ranks, rank_type, View{}, x.type, where, Lam{}}, ties, lists, n, context);
+}
+
+void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, const View& where,
+                            const Lam& lam, bool descending, Ties ties, int64_t lists, int64_t n,
+                            void* out, Context& context) {
+  if (!is_float(x.type))
+    throw std::invalid_argument("rankreg_ext: a floating-point type is required");
+  const bool wide = x.type == Type::kDouble || !float_ranks_suffice(n, ties);
+  if (ranks.type != (wide ? Type::kDouble : Type::kFloat) || grad.type != ranks.type)
+    throw std::invalid_argument("rankreg_ext: ranks and their gradient must be of rank()'s dtype");
+  rank_lists(Items{x, where, grad, lam, descending}, Sink{out, ranks.type, ranks, x.type, where, lam},
+             ties, lists, n, context);
 }
 
 }  // namespace gpu

@@ -8,8 +8,11 @@
 // tie rules it finishes the order, and a bitmap of its groups' first positions gives the ranks.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
+#include "item_tile.cuh"
 #include "marks.cuh"
-#include "rank_items.cuh"
 #include "tuning.h"
 
 namespace rankreg {
@@ -47,7 +50,7 @@ struct BlockRadix {
     return bytes(n, kThreadsMost / 2) <= shared_most ? kThreadsMost / 2 : 0;
   }
 
-  __device__ explicit BlockRadix(int slots) {
+  __device__ explicit BlockRadix(uint32_t slots) {
     fixed = dynamic_shared<Fixed>();
     key = reinterpret_cast<Key*>(fixed + 1);
     counter = reinterpret_cast<uint32_t*>(key + slots);
@@ -65,16 +68,42 @@ __device__ inline int lowest_bit(uint64_t bits) {
   return bits ? __ffsll((long long)(bits)) - 1 : 0;
 }
 
-// The lanes that are `live` and have the digit of this one. By ballots: their time does not depend
-// on the digits.
-__device__ inline unsigned peers_of(uint32_t digit, bool live) {
+// The lanes whose `word` has the same bit number `bit` as that of this lane. Assembly because, left
+// to itself, the compiler takes 7 instructions for it and not 3.
+template <int bit>
+__device__ inline unsigned lanes_alike(uint32_t word) {
+#if defined(__CUDA_ARCH__)
+  unsigned lanes;
+  asm("{\n"
+      " .reg .pred set;\n"
+      " .reg .b32 own;\n"
+      " and.b32 own, %1, %2;\n"
+      " setp.ne.u32 set, own, 0;\n"
+      " vote.sync.ballot.b32 %0, set, 0xffffffff;\n"
+      " @!set not.b32 %0, %0;\n"
+      "}"
+      : "=r"(lanes)
+      : "r"(word), "n"(1 << bit));
+  return lanes;
+#else
+  const bool set = word >> bit & 1u;
+  const unsigned lanes = __ballot_sync(kAll, set);
+  return set ? lanes : ~lanes;
+#endif
+}
+
+// The lanes that are `live` and whose words end in the same 8 bits as that of this lane. By
+// ballots, whose time does not depend on the digits, as that of a match instruction is said to.
+__device__ inline unsigned peers_of(uint32_t word, bool live) {
   unsigned peers = __ballot_sync(kAll, live);
-#pragma unroll
-  for (int bit = 0; bit < 8; ++bit) {
-    const bool set = digit >> bit & 1u;
-    const unsigned with = __ballot_sync(kAll, set);
-    peers &= set ? with : ~with;
-  }
+  peers &= lanes_alike<0>(word);
+  peers &= lanes_alike<1>(word);
+  peers &= lanes_alike<2>(word);
+  peers &= lanes_alike<3>(word);
+  peers &= lanes_alike<0>(word >> 4);
+  peers &= lanes_alike<1>(word >> 4);
+  peers &= lanes_alike<2>(word >> 4);
+  peers &= lanes_alike<3>(word >> 4);
   return peers;
 }
 
@@ -96,200 +125,255 @@ struct Stretches {
   __device__ uint32_t min_of(uint32_t word) const { return word < words ? word : words; }
 };
 
-// One block a list, of whole warps, 256 threads at least; a warp takes a stretch of positions, 32
-// at a time. items, sink: lists x n. Dynamic shared memory: BlockRadix<Key>.
-//
-// Bytes: each element is read once and written once, besides the mask twice.
-//
-// Estimate of instructions, by counting those of sm_90: about 70 an item and pass, so 280 for
-// 32-bit keys in random order, and 40 to load, to store and for ties. Requests to shared memory
-// meet in banks as 32 random ones do, 3.5 at a time: 4 of them a pass, or 14 cycles of a
-// multiprocessor for 32 items.
+// The memory's `key` and `present`: item i and every threads-th after it. Returns the number of
+// items that take part; `ones` and `zeros` get the bits that are 1, or 0, in any of their keys. By
+// the whole block, which may use what it has written after the next barrier.
 template <class Key>
-__global__ void __launch_bounds__(BlockRadix<Key>::kThreadsMost)
-    block_radix(Items items, Sink sink, Ties ties, int n) {
-  using C = std::conditional_t<sizeof(Key) == 8, double, float>;
-  constexpr int kDigits = BlockRadix<Key>::kDigits;
-  constexpr uint32_t kAhead = 4;
-  const uint32_t slots = uint32_t(n + kWarp - 1) / kWarp * kWarp;
-  const BlockRadix<Key> memory{int(slots)};
-  const int64_t list = blockIdx.x;
+__device__ uint32_t load_block(const Items& items, int64_t list, uint32_t n,
+                               const BlockRadix<Key>& memory, Key* ones, Key* zeros) {
+  constexpr int kAhead = 4;
   const uint32_t t = threadIdx.x, lane = t % kWarp, warp = t / kWarp, threads = blockDim.x;
-  const uint32_t warps = threads / kWarp;
-  const unsigned below = (1u << lane) - 1;
-
-  // Load.
-  uint32_t *counter = memory.counter, *next_counter = counter + warps * kDigits;
-  for (uint32_t c = t; c < warps * kDigits; c += threads)
-    counter[c] = 0;
-  {
-    const C lam = items.moved() ? lam_of<C>(items.lam) : C(0);
-    Key ones = 0, zeros = 0;
-    uint32_t present = 0;
-    for (uint32_t i = t; i < slots; i += threads) {
-      Key key = 0;
-      const bool is = i < uint32_t(n) && items.key<Key, C>(list, i, lam, &key);
-      if (is) {
-        ones = Key(ones | key);
-        zeros = Key(zeros | Key(~key));
-      } else if (i < uint32_t(n)) {
-        sink.store_absent(list, n, i);
-      }
-      memory.key[slot_of(i)] = key;
+  const uint32_t slots = (n + kWarp - 1) / kWarp * kWarp;
+  Key some_ones = 0, some_zeros = 0;
+  uint32_t present = 0;
+#pragma unroll 1
+  for (uint32_t first = t; first < slots; first += kAhead * threads) {
+    Key key[kAhead];
+    const uint32_t taken = load_items<Key>(items, list, int(first), int(threads), int(n), key);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const uint32_t i = first + uint32_t(j) * threads;
+      if (i >= slots) break;  // the whole warp
+      const bool is = taken >> j & 1u;
       const unsigned word = __ballot_sync(kAll, is);
       if (lane == 0) memory.present[i / kWarp] = word;
       present += uint32_t(__popc(word));
+      memory.key[slot_of(i)] = is ? key[j] : Key(0);
+      some_ones = Key(some_ones | (is ? key[j] : Key(0)));
+      some_zeros = Key(some_zeros | (is ? Key(~key[j]) : Key(0)));
     }
-    for (int step = 1; step < kWarp; step *= 2) {
-      ones = Key(ones | __shfl_xor_sync(kAll, ones, step));
-      zeros = Key(zeros | __shfl_xor_sync(kAll, zeros, step));
-    }
-    if (lane == 0) {
-      memory.fixed->ones[warp] = ones;
-      memory.fixed->zeros[warp] = zeros;
-      memory.fixed->present[warp] = present;
-    }
+  }
+  for (int step = 1; step < kWarp; step *= 2) {
+    some_ones = Key(some_ones | __shfl_xor_sync(kAll, some_ones, step));
+    some_zeros = Key(some_zeros | __shfl_xor_sync(kAll, some_zeros, step));
+  }
+  if (lane == 0) {
+    memory.fixed->ones[warp] = some_ones;
+    memory.fixed->zeros[warp] = some_zeros;
+    memory.fixed->present[warp] = present;
   }
   __syncthreads();
-  Key ones = 0, zeros = 0;
+  *ones = *zeros = 0;
   uint32_t size = 0;
-  for (uint32_t w = 0; w < warps; ++w) {
-    ones = Key(ones | memory.fixed->ones[w]);
-    zeros = Key(zeros | memory.fixed->zeros[w]);
+#pragma unroll 1
+  for (uint32_t w = 0; w < threads / kWarp; ++w) {
+    *ones = Key(*ones | memory.fixed->ones[w]);
+    *zeros = Key(*zeros | memory.fixed->zeros[w]);
     size += memory.fixed->present[w];
   }
-  if (size == 0) return;  // the whole block
-  Key todo = Key(ones & zeros);
+  return size;
+}
 
-  // The first pass counts its digits here, each other one in the pass before it.
-  Stretches stretches(uint32_t(n), warps);
+// Counts of each warp's digits become the positions of its first items of each digit: by digit,
+// then by warp. counter: [warps][kDigits]. Eight whole warps have a digit a thread; the whole block
+// calls it, between two barriers of its own.
+__device__ inline void positions_of_counts(uint32_t* counter, uint32_t* sum) {
+  constexpr uint32_t kDigits = 256;
+  const uint32_t t = threadIdx.x, lane = t % kWarp, warp = t / kWarp;
+  const uint32_t warps = blockDim.x / kWarp;
+  uint32_t own = 0, upto = 0;
+  if (t < kDigits) {
+#pragma unroll 4
+    for (uint32_t w = 0; w < warps; ++w) {
+      const uint32_t count = counter[w * kDigits + t];
+      counter[w * kDigits + t] = own;
+      own += count;
+    }
+    upto = own;
+    for (unsigned step = 1; step < kWarp; step *= 2) {
+      const uint32_t smaller = __shfl_up_sync(kAll, upto, step);
+      if (lane >= step) upto += smaller;
+    }
+    if (lane == kWarp - 1) sum[warp] = upto;
+  }
+  __syncthreads();
+  if (t < kDigits) {
+    uint32_t base = upto - own;
+#pragma unroll 1
+    for (uint32_t w = 0; w < warp; ++w)
+      base += sum[w];
+#pragma unroll 4
+    for (uint32_t w = 0; w < warps; ++w)
+      counter[w * kDigits + t] += base;
+  }
+  __syncthreads();
+}
+
+// Sorts the loaded list, of which `size` items take part, by the bits `todo`, in passes of eight.
+// Returns the slots by position or, for ordinal ranks, twice the ranks by slot; *spare is the other
+// buffer. By the whole block, which has a barrier before it and after it.
+template <class Key>
+__device__ uint16_t* sort_block(const BlockRadix<Key>& memory, uint32_t n, uint32_t size, Key todo,
+                                bool ordinal, uint16_t** spare) {
+  constexpr uint32_t kDigits = BlockRadix<Key>::kDigits, kAhead = 4;
+  const uint32_t t = threadIdx.x, lane = t % kWarp, warp = t / kWarp, threads = blockDim.x;
+  const uint32_t warps = threads / kWarp;
+  const unsigned below = (1u << lane) - 1;
+  uint32_t *counter = memory.counter, *next_counter = counter + warps * kDigits;
+  uint16_t *from = memory.other, *to = memory.place;
+  Stretches stretches(n, warps);
   const Stretches later(size, warps);
   int shift = lowest_bit(todo);
+
+  // The first pass counts its digits here, each other one in the pass before it.
+#pragma unroll 1
+  for (uint32_t d = lane; d < kDigits; d += kWarp)
+    counter[warp * kDigits + d] = 0;
+  __syncwarp();
+#pragma unroll 4
   for (uint32_t i = stretches.begin(warp) + lane; i < stretches.end(warp); i += kWarp) {
     const uint32_t digit = uint32_t(memory.key[slot_of(i)] >> shift) % kDigits;
     if (memory.present[i / kWarp] >> lane & 1u) atomicAdd(&counter[warp * kDigits + digit], 1u);
   }
-  __syncthreads();
 
-  uint16_t *from = memory.other, *to = memory.place;
   for (bool first = true, last = false; !last; first = false) {
     todo = Key(todo & ~(Key(kDigits - 1) << shift));
     last = todo == 0;
     const int next_shift = lowest_bit(todo);
-
-    // Counters become positions: by digit, then by warp. Eight whole warps have a digit a thread.
-    uint32_t own = 0, upto = 0;
-    if (t < kDigits) {
-      for (uint32_t w = 0; w < warps; ++w) {
-        const uint32_t count = counter[w * kDigits + t];
-        counter[w * kDigits + t] = own;
-        own += count;
-      }
-      upto = own;
-      for (unsigned step = 1; step < kWarp; step *= 2) {
-        const uint32_t smaller = __shfl_up_sync(kAll, upto, step);
-        if (lane >= step) upto += smaller;
-      }
-      if (lane == kWarp - 1) memory.fixed->sum[warp] = upto;
-    }
+#pragma unroll 1
     for (uint32_t c = t; c < warps * kDigits; c += threads)
       next_counter[c] = 0;
     __syncthreads();
-    if (t < kDigits) {
-      uint32_t base = upto - own;
-      for (uint32_t w = 0; w < warp; ++w)
-        base += memory.fixed->sum[w];
-      for (uint32_t w = 0; w < warps; ++w)
-        counter[w * kDigits + t] += base;
-    }
-    __syncthreads();
+    positions_of_counts(counter, memory.fixed->sum);
 
     uint32_t* const position = counter + warp * kDigits;
     const uint32_t end = stretches.end(warp);
+#pragma unroll 1
     for (uint32_t p = stretches.begin(warp) + lane; p < end; p += kAhead * kWarp) {
-      uint32_t item[kAhead];
-      Key key[kAhead];
+      uint32_t item[kAhead], digits[kAhead], live = 0;  // digits: of this pass, then of the next
       unsigned peers[kAhead];
-      bool live[kAhead];
 #pragma unroll
       for (uint32_t u = 0; u < kAhead; ++u) {
         const uint32_t q = p + u * kWarp;
-        live[u] = q < end;
+        bool is = q < end;
         item[u] = 0;
         if (first) {
-          live[u] = live[u] && (memory.present[q / kWarp] >> lane & 1u);
-          if (live[u]) item[u] = slot_of(q);
+          is = is && (memory.present[q / kWarp] >> lane & 1u);
+          if (is) item[u] = slot_of(q);
         } else {
-          live[u] = live[u] && q < size;
-          if (live[u]) item[u] = from[q];
+          is = is && q < size;
+          if (is) item[u] = from[q];
         }
-        key[u] = memory.key[item[u]];
+        live |= uint32_t(is) << u;
+      }
+#pragma unroll
+      for (uint32_t u = 0; u < kAhead; ++u) {
+        const Key key = memory.key[item[u]];
+        digits[u] = uint32_t(key >> shift) % kDigits | uint32_t(key >> next_shift) % kDigits << 8;
       }
 #pragma unroll
       for (uint32_t u = 0; u < kAhead; ++u)
-        peers[u] = peers_of(uint32_t(key[u] >> shift) % kDigits, live[u]);
+        peers[u] = peers_of(digits[u], live >> u & 1u);
 #pragma unroll
       for (uint32_t u = 0; u < kAhead; ++u) {
-        uint32_t* const mine = &position[uint32_t(key[u] >> shift) % kDigits];
+        const bool is = live >> u & 1u;
+        uint32_t* const mine = &position[digits[u] % kDigits];
         const uint32_t before = uint32_t(__popc(peers[u] & below));
         uint32_t at = 0;
-        if (live[u]) at = *mine + before;
+        if (is) at = *mine + before;
         __syncwarp();
-        if (live[u] && before == 0) *mine = at + uint32_t(__popc(peers[u]));
+        if (is && before == 0) *mine = at + uint32_t(__popc(peers[u]));
         __syncwarp();
-        if (!live[u]) continue;
-        if (last && ties == Ties::kOrdinal) {
+        if (!is) continue;
+        if (last && ordinal) {
           to[item[u]] = uint16_t(2 * (at + 1));
         } else {
           to[at] = uint16_t(item[u]);
         }
-        if (!last) {
-          const uint32_t digit = uint32_t(key[u] >> next_shift) % kDigits;
-          atomicAdd(&next_counter[later.warp_of(at) * kDigits + digit], 1u);
-        }
+        if (!last) atomicAdd(&next_counter[later.warp_of(at) * kDigits + (digits[u] >> 8)], 1u);
       }
     }
     __syncthreads();
 
     stretches = later;
     shift = next_shift;
-    uint32_t* const spare = counter;
-    counter = next_counter;
-    next_counter = spare;
+    uint32_t* const counted = next_counter;
+    next_counter = counter;
+    counter = counted;
     uint16_t* const sorted = to;
     to = from;
     from = sorted;
   }
+  *spare = to;
+  return from;
+}
 
-  // `from` has ordinal ranks by slot, or slots by position.
-  if (ties != Ties::kOrdinal) {
-    const Marks heads = Marks::at(memory.counter, int(later.words));
-    for (uint32_t p = t; p < later.words * kWarp; p += threads) {
-      const Key key = p < size ? memory.key[from[p]] : Key(0);
-      Key before = __shfl_up_sync(kAll, key, 1u);
-      if (lane == 0 && p > 0) before = memory.key[from[p - 1]];
-      const unsigned word = __ballot_sync(kAll, p < size && (p == 0 || key != before));
-      if (lane == 0) heads.bits[p / kWarp] = word;
-    }
-    __syncthreads();
-    heads.fill(ties, int(later.words));
-    __syncthreads();
-    for (uint32_t p = t; p < size; p += threads) {
-      uint32_t twice = 0;
-      if (ties == Ties::kMin || ties == Ties::kAverage) twice = heads.last_upto(p);
-      if (ties == Ties::kMax || ties == Ties::kAverage) {
-        const uint32_t next = heads.next_after(p);
-        twice += next < size ? next : size;
-      }
-      if (ties == Ties::kDense) twice = heads.count_upto(p);
-      to[from[p]] = uint16_t(ties == Ties::kAverage ? twice : 2 * twice);
-    }
-    __syncthreads();
-    from = to;
+// Twice the ranks, by slot, of items whose slots are sorted. place, twice: [size].
+template <class Key>
+__device__ void rank_sorted_block(const BlockRadix<Key>& memory, const uint16_t* place,
+                                  uint32_t size, Ties ties, uint16_t* twice) {
+  const uint32_t t = threadIdx.x, lane = t % kWarp, threads = blockDim.x;
+  const uint32_t words = (size + kWarp - 1) / kWarp;
+  const Marks heads = Marks::at(memory.counter, int(words));
+#pragma unroll 1
+  for (uint32_t p = t; p < words * kWarp; p += threads) {
+    const Key key = p < size ? memory.key[place[p]] : Key(0);
+    Key before = __shfl_up_sync(kAll, key, 1u);
+    if (lane == 0 && p > 0) before = memory.key[place[p - 1]];
+    const unsigned word = __ballot_sync(kAll, p < size && (p == 0 || key != before));
+    if (lane == 0) heads.bits[p / kWarp] = word;
   }
+  __syncthreads();
+  heads.fill(ties, int(words));
+  __syncthreads();
+#pragma unroll 1
+  for (uint32_t p = t; p < size; p += threads) {
+    uint32_t rank = 0;  // of an average, twice
+    if (ties == Ties::kMin || ties == Ties::kAverage) rank = heads.last_upto(p);
+    if (ties == Ties::kMax || ties == Ties::kAverage) {
+      const uint32_t next = heads.next_after(p);
+      rank += next < size ? next : size;
+    }
+    if (ties == Ties::kDense) rank = heads.count_upto(p);
+    twice[place[p]] = uint16_t(ties == Ties::kAverage ? rank : 2 * rank);
+  }
+  __syncthreads();
+}
 
-  for (uint32_t i = t; i < uint32_t(n); i += threads) {
-    if (memory.present[i / kWarp] >> lane & 1u) sink.store(list, n, i, from[slot_of(i)]);
+// One block a list, of 256 threads or more; a warp takes a stretch of positions, 32 at a time.
+// items, sink: lists x n. Dynamic shared memory: BlockRadix<Key>.
+//
+// Bytes: each element is read once and written once.
+template <class Key>
+__global__ void __launch_bounds__(BlockRadix<Key>::kThreadsMost)
+    block_radix(Items items, Sink sink, Ties ties, int64_t first_list, int n) {
+  constexpr int kAhead = 4;
+  const uint32_t t = threadIdx.x, lane = t % kWarp, threads = blockDim.x;
+  const int64_t list = first_list + blockIdx.x;
+  const BlockRadix<Key> memory((uint32_t(n) + kWarp - 1) / kWarp * kWarp);
+  Key ones, zeros;
+  const uint32_t size = load_block(items, list, uint32_t(n), memory, &ones, &zeros);
+  uint16_t* ranks = nullptr;
+  if (size > 0) {
+    uint16_t* spare;
+    const bool ordinal = ties == Ties::kOrdinal;
+    ranks = sort_block(memory, uint32_t(n), size, Key(ones & zeros), ordinal, &spare);
+    if (!ordinal) {
+      rank_sorted_block(memory, ranks, size, ties, spare);
+      ranks = spare;
+    }
+  }
+#pragma unroll 1
+  for (uint32_t first = t; first < uint32_t(n); first += kAhead * threads) {
+    uint32_t taken = 0, twice[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const uint32_t i = first + uint32_t(j) * threads;
+      const bool is = i < uint32_t(n) && (memory.present[i / kWarp] >> lane & 1u);
+      twice[j] = is ? ranks[slot_of(i)] : 0u;
+      taken |= uint32_t(is) << j;
+    }
+    store_items(sink, list, n, int(first), int(threads), taken, twice);
   }
 }
 
@@ -298,12 +382,15 @@ bool rank_block_radix_as(const Items& items, const Sink& sink, Ties ties, int64_
                          Context& context) {
   const int threads = BlockRadix<Key>::threads(n, context.shared_most);
   if (threads == 0) return false;
-  launch<block_radix<Key>>(context, lists, threads, BlockRadix<Key>::bytes(n, threads), items, sink,
-                           ties, int(n));
+  for (int64_t from = 0; from < lists; from += kMostBlocks) {
+    launch<block_radix<Key>>(context, std::min(kMostBlocks, lists - from), threads,
+                             BlockRadix<Key>::bytes(n, threads), items, sink, ties, from, int(n));
+  }
   return true;
 }
 
-// One launch. False if a list does not fit a block's shared memory: nothing has been done then.
+// One launch, below 2^31 lists. False if a list does not fit a block's shared memory: nothing has
+// been done then.
 inline bool rank_block_radix(const Items& items, const Sink& sink, Ties ties, int64_t lists,
                              int64_t n, Context& context) {
   if (lists == 0 || n == 0) return true;

@@ -11,10 +11,14 @@
 // sort, which is stable, and their number is kept.
 #pragma once
 
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
 #include "block.cuh"
 #include "device_sort.cuh"
+#include "item_tile.cuh"
 #include "marks.cuh"
-#include "rank_items.cuh"
 #include "tuning.h"
 
 namespace rankreg {
@@ -116,6 +120,36 @@ struct SortKey {
   }
 };
 
+// The items of one tile, whose own keys are of type Own: see load_keys. `marks` has the tile's
+// items that take part, where `before` is given.
+template <class Own, class Key>
+__device__ void load_tile(const Items& items, const Sink& sink, int64_t list, const Tiles& tiles,
+                          const SortKey& sort_key, const Marks& marks, const uint32_t* before,
+                          const uint32_t* present, Key* key, uint32_t* value) {
+  constexpr int kAhead = 4;
+  const uint32_t row = tiles.list(), begin = tiles.begin();
+  const uint32_t end = tiles.size - begin > Tiles::kSize ? begin + Tiles::kSize : tiles.size;
+  const int64_t start = int64_t(row) * tiles.size;
+  for (uint32_t first = begin + threadIdx.x; first < end; first += kAhead * Tiles::kThreads) {
+    Own own[kAhead];
+    const uint32_t taken = load_items<Own>(items, list, int(first), Tiles::kThreads, int(end), own);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const uint32_t i = first + uint32_t(j) * Tiles::kThreads;
+      if (i >= end) break;
+      const bool is = taken >> j & 1u;
+      if (!is) sink.store_absent(list, tiles.size, i);
+      uint32_t at = i;
+      if (before) {
+        const uint32_t upto = before[blockIdx.x] + marks.count_upto(i - begin);
+        at = is ? upto - 1 : present[row] + (i - upto);
+      }
+      key[start + at] = sort_key.of<Key>(is ? uint64_t(own[j]) : sort_key.absent(), row);
+      value[start + at] = i;
+    }
+  }
+}
+
 // Keys and indices of a tile of items; absent items get their result here. key, value: [lists][n].
 // With `before`, [lists][each], and `present`, [lists]: a mask's absent items go to the end.
 //
@@ -124,51 +158,32 @@ template <class Key>
 __global__ void __launch_bounds__(Tiles::kThreads)
     load_keys(Items items, Sink sink, int64_t first_list, Tiles tiles, SortKey sort_key,
               const uint32_t* before, const uint32_t* present, Key* key, uint32_t* value) {
-  using C = std::conditional_t<sizeof(Key) == 8, double, float>;
   RANKREG_SHARED(TileMemory, memory);
-  const Marks here = Marks::at(memory.marks, Tiles::kWords);
-  const uint32_t row = tiles.list(), lane = threadIdx.x % kWarp, begin = tiles.begin();
-  const int64_t list = first_list + row, start = int64_t(row) * tiles.size;
+  const Marks marks = Marks::at(memory.marks, Tiles::kWords);
+  const int64_t list = first_list + tiles.list();
   if (before) {
+    const uint32_t lane = threadIdx.x % kWarp, begin = tiles.begin();
     for (uint32_t j = threadIdx.x; j < Tiles::kSize; j += Tiles::kThreads) {
       const uint32_t i = begin + j;
       const unsigned word = __ballot_sync(kAll, i < tiles.size && present_at(items.where, list, i));
-      if (lane == 0) here.bits[j / kWarp] = word;
+      if (lane == 0) marks.bits[j / kWarp] = word;
     }
     __syncthreads();
-    if (threadIdx.x < kWarp) here.fill_count(Tiles::kWords);
+    if (threadIdx.x < kWarp) marks.fill_count(Tiles::kWords);
     __syncthreads();
   }
-  const bool wide = sort_key.bytes == 8;
-  const float lam = items.moved() && !wide ? lam_of<float>(items.lam) : 0.0f;
-  const C wide_lam = items.moved() && wide ? lam_of<C>(items.lam) : C(0);
-  for (uint32_t j = threadIdx.x; j < Tiles::kSize; j += Tiles::kThreads) {
-    const uint32_t i = begin + j;
-    if (i >= tiles.size) break;
-    uint64_t own;
-    bool is;
-    if (sizeof(Key) == 8 && wide) {
-      is = items.key<uint64_t, double>(list, i, double(wide_lam), &own);
-    } else if (sizeof(Key) == 8 || sort_key.bytes == 4) {
-      uint32_t word = 0;
-      is = items.key<uint32_t, float>(list, i, lam, &word);
-      own = word;
+  if constexpr (sizeof(Key) == 8) {
+    if (sort_key.bytes == 8) {
+      load_tile<uint64_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
     } else {
-      uint16_t word = 0;
-      is = items.key<uint16_t, float>(list, i, lam, &word);
-      own = word;
+      load_tile<uint32_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
     }
-    if (!is) {
-      own = sort_key.absent();
-      sink.store_absent(list, tiles.size, i);
+  } else {
+    if (sort_key.bytes == 4) {
+      load_tile<uint32_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
+    } else {
+      load_tile<uint16_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
     }
-    uint32_t at = i;
-    if (before) {
-      const uint32_t upto = before[blockIdx.x] + here.count_upto(j);
-      at = is ? upto - 1 : present[row] + (i - upto);
-    }
-    key[start + at] = sort_key.of<Key>(own, row);
-    value[start + at] = i;
   }
 }
 
@@ -317,9 +332,12 @@ void rank_device_radix_as(const Items& items, const Sink& sink, Ties ties, int64
 inline void rank_device_radix_tuned(const Items& items, const Sink& sink, Ties ties, int64_t lists,
                                     int64_t n, const DeviceRadixTuning& tuning, Context& context) {
   if (lists == 0 || n == 0) return;
-  if (n > 0x7fffffff)
-    throw std::runtime_error(
-        "rankreg_ext: lists of 2^31 elements and more cannot be ranked on a GPU");
+  constexpr int64_t kMost = 0x7fffffff - Tiles::kSize;  // all positions of all tiles are ints
+  if (n > kMost) {
+    throw std::runtime_error("rankreg_ext: a list of " + std::to_string(n) +
+                             " elements is too long for a GPU, which ranks up to " +
+                             std::to_string(kMost));
+  }
   const int width = key_bytes(items.x.type, items.moved());
   // 16-bit keys sort as 32-bit ones, of which they leave 16 bits to the list's number; 64-bit keys
   // leave none.

@@ -5,14 +5,19 @@
 // costs it a branch that all threads take alike.
 #pragma once
 
-#include <limits>
-
 #include "../common/formulas.h"
 #include "../common/keys.h"
 #include "device.cuh"
 
 namespace rankreg {
 namespace gpu {
+
+// std::numeric_limits has none for device code.
+template <class C>
+RANKREG_HD inline C nan_of() {
+  if constexpr (sizeof(C) == 4) return bit_cast<C>(0x7fc00000u);
+  else return bit_cast<C>(uint64_t{0x7ff8000000000000u});
+}
 
 // A floating-point element as C, which holds it exactly.
 template <class C>
@@ -67,7 +72,7 @@ struct Items {
   // C: double for double, float for the others.
   template <class C>
   RANKREG_HD C value(int64_t list, int64_t i, C lam_value) const {
-    if (!present_at(where, list, i)) return std::numeric_limits<C>::quiet_NaN();
+    if (!present_at(where, list, i)) return nan_of<C>();
     const C a = number_at<C>(x.data, x.type, offset(x, list, i));
     if (!moved()) return a;
     const C g =
@@ -134,10 +139,16 @@ struct Sink {
     }
   }
 
+  // The gradient of an item, of type T, in the place `at` of the output.
+  template <class T, class R>
+  RANKREG_HD void put(int64_t at, R rank, R before, Compute<T> lam_value) const {
+    static_cast<T*>(out)[at] = Narrow<T>::from(gradient(rank, before, lam_value));
+  }
+
   // An item that takes no part: masked (0), or NaN.
   RANKREG_HD void store_absent(int64_t list, int64_t n, int64_t i) const {
     const bool masked = !present_at(where, list, i);
-    const float value = masked ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    const float value = masked ? 0.0f : nan_of<float>();
     const int64_t at = list * n + i;
     switch (is_gradient() ? x_type : rank_type) {
       case Type::kHalf: static_cast<Half*>(out)[at] = Half::from(value); break;
@@ -156,15 +167,11 @@ struct Sink {
       return;
     }
     const R before = static_cast<const R*>(ranks.data)[offset(ranks, list, i)];
-    if (x_type == Type::kDouble) {
-      static_cast<double*>(out)[at] = gradient(rank, before, lam_of<double>(lam));
-      return;
-    }
-    const float value = gradient(rank, before, lam_of<float>(lam));
     switch (x_type) {
-      case Type::kHalf: static_cast<Half*>(out)[at] = Half::from(value); break;
-      case Type::kBFloat16: static_cast<BFloat16*>(out)[at] = BFloat16::from(value); break;
-      default: static_cast<float*>(out)[at] = value; break;
+      case Type::kHalf: return put<Half>(at, rank, before, lam_of<float>(lam));
+      case Type::kBFloat16: return put<BFloat16>(at, rank, before, lam_of<float>(lam));
+      case Type::kFloat: return put<float>(at, rank, before, lam_of<float>(lam));
+      default: return put<double>(at, rank, before, lam_of<double>(lam));
     }
   }
 };

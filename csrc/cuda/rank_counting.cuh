@@ -1,0 +1,218 @@
+// Ranks by comparing every item with every other, for short lists, and for few lists of any middling
+// length, where the latency of a sort is what would count.
+//
+// Items are compared as values of float or double, absent ones as NaN, which beats nothing and is
+// beaten by nothing. Counts are float, exact far beyond the lengths at which they are used: a
+// comparison that yields 1.0 or 0.0 and an addition are all there is to a pair.
+#pragma once
+
+#include "block.cuh"
+#include "item_tile.cuh"
+
+namespace rankreg {
+namespace gpu {
+
+// What is counted for an item: the others above it, those at least as high (with itself), both, or
+// those that come before it where equal ones keep their order.
+enum class Count : int { kAbove, kNotBelow, kBoth, kBefore };
+
+__device__ __forceinline__ Count count_for(Ties ties) {
+  switch (ties) {
+    case Ties::kMax: return Count::kNotBelow;
+    case Ties::kAverage: return Count::kBoth;
+    case Ties::kOrdinal: return Count::kBefore;
+    default: return Count::kAbove;
+  }
+}
+
+__device__ __forceinline__ uint32_t twice_rank(Ties ties, float count) {
+  const uint32_t whole = uint32_t(count);
+  switch (ties) {
+    case Ties::kMax: return 2u * whole;
+    case Ties::kAverage: return whole + 1u;
+    default: return 2u * whole + 2u;
+  }
+}
+
+// Adds one other item's part in the counts of some items. Of kBefore, `earlier` says whether the
+// other one has the lower index.
+template <Count kind, class C, int kItems, class Earlier>
+__device__ __forceinline__ void add_other(C other, const C (&value)[kItems], float (&count)[kItems],
+                                          const Earlier& earlier) {
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) {
+    if constexpr (kind == Count::kAbove || kind == Count::kBoth)
+      count[j] += other > value[j] ? 1.0f : 0.0f;
+    if constexpr (kind == Count::kNotBelow || kind == Count::kBoth)
+      count[j] += other >= value[j] ? 1.0f : 0.0f;
+    if constexpr (kind == Count::kBefore)
+      count[j] += (earlier(j) ? other >= value[j] : other > value[j]) ? 1.0f : 0.0f;
+  }
+}
+
+constexpr int kLaneItems = 4;
+
+// The counts of the items of a list of n that `lanes` lanes hold, lane t items t + j * lanes, when
+// all of them meet all of `other`, held alike.
+template <Count kind, class C>
+__device__ __forceinline__ void count_in_lanes(const C (&other)[kLaneItems],
+                                               const C (&value)[kLaneItems], int n, int lanes,
+                                               float (&count)[kLaneItems]) {
+  const int t = int(threadIdx.x) & (lanes - 1);
+#pragma unroll
+  for (int k = 0; k < kLaneItems; ++k) {
+    const int left = n - k * lanes, here = left < lanes ? left : lanes;
+#pragma unroll 4
+    for (int s = 0; s < here; ++s) {
+      const C that = __shfl_sync(kAll, other[k], s, lanes);
+      add_other<kind>(that, value, count, [&](int j) { return k < j || (k == j && s < t); });
+    }
+  }
+}
+
+// A list per `lanes` lanes of a warp, a power of two with 4 * lanes >= n. Blocks take lists in turn.
+// items, sink: lists x n. Bytes moved: an element of x (and of what moves it, and of `ranks`) and
+// of the output each.
+template <class C>
+__global__ void __launch_bounds__(256)
+    rank_by_lanes(Items items, Sink sink, Ties ties, int64_t lists, int n, int lanes) {
+  const int t = int(threadIdx.x) & (lanes - 1), own = int(threadIdx.x) / lanes;
+  const int64_t together = int(blockDim.x) / lanes;
+  for (int64_t base = blockIdx.x * together; base < lists; base += gridDim.x * together) {
+    const int64_t list = base + own;
+    const int size = list < lists ? n : 0;
+    C value[kLaneItems];
+    const uint32_t taken = load_items(items, list, t, lanes, size, value);
+    float count[kLaneItems];
+#pragma unroll
+    for (int j = 0; j < kLaneItems; ++j) {
+      if (!(taken >> j & 1u)) value[j] = nan_of<C>();
+      count[j] = 0.0f;
+    }
+    // n, not size: all lanes of the warp take part in its shuffles.
+    if (ties == Ties::kDense) {
+      // Of equal items, only the first is counted: one that none before it is equal to.
+      float before[kLaneItems] = {}, above[kLaneItems] = {};
+      count_in_lanes<Count::kBefore>(value, value, n, lanes, before);
+      count_in_lanes<Count::kAbove>(value, value, n, lanes, above);
+      C first[kLaneItems];
+#pragma unroll
+      for (int j = 0; j < kLaneItems; ++j)
+        first[j] = before[j] == above[j] ? value[j] : nan_of<C>();
+      count_in_lanes<Count::kAbove>(first, value, n, lanes, count);
+    } else {
+      switch (count_for(ties)) {
+        case Count::kNotBelow:
+          count_in_lanes<Count::kNotBelow>(value, value, n, lanes, count);
+          break;
+        case Count::kBoth: count_in_lanes<Count::kBoth>(value, value, n, lanes, count); break;
+        case Count::kBefore: count_in_lanes<Count::kBefore>(value, value, n, lanes, count); break;
+        default: count_in_lanes<Count::kAbove>(value, value, n, lanes, count); break;
+      }
+    }
+    uint32_t twice[kLaneItems];
+#pragma unroll
+    for (int j = 0; j < kLaneItems; ++j)
+      twice[j] = twice_rank(ties, count[j]);
+    store_items(sink, list, size, t, lanes, taken, twice);
+  }
+}
+
+// Others that a warp has in shared memory at a time.
+constexpr int kChunk = 4 * kWarp;
+
+template <class C>
+struct alignas(16) Quad {
+  C value[16 / sizeof(C)];
+};
+
+template <Count kind, class C, int kItems>
+__device__ __forceinline__ void count_chunk(const Quad<C>* others, int quads, int first_other,
+                                            int first, const C (&value)[kItems],
+                                            float (&count)[kItems]) {
+  constexpr int kQuad = 16 / sizeof(C);
+#pragma unroll 4
+  for (int q = 0; q < quads; ++q) {
+    const Quad<C> four = others[q];
+#pragma unroll
+    for (int e = 0; e < kQuad; ++e) {
+      const int i = first_other + q * kQuad + e;
+      add_other<kind>(four.value[e], value, count,
+                      [&](int j) { return i < first + j * kWarp; });
+    }
+  }
+}
+
+template <class C>
+inline int64_t grid_counting_shared(int warps, int items) {
+  return int64_t{warps} * (kChunk * int(sizeof(C)) + items * int(sizeof(float)));
+}
+
+// A list's tile of 32 * kItems items per block, every warp holding all of them; each warp counts
+// those of its own range of the list's other items, `range` of them, a multiple of 4, and the warps'
+// counts are added in shared memory. Blocks take tiles in turn. Not for dense ranks.
+// items, sink: lists x n. Bytes moved: the list is read once a tile, from the L2 cache.
+template <class C, int kItems>
+__global__ void __launch_bounds__(1024)
+    rank_over_grid(Items items, Sink sink, Ties ties, int64_t lists, int n, int range) {
+  constexpr int kTile = kItems * kWarp, kQuad = 16 / sizeof(C);
+  const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
+  const int warps = int(blockDim.x) / kWarp;
+  auto* const others = dynamic_shared<Quad<C>>() + warp * (kChunk / kQuad);
+  auto* const partial = reinterpret_cast<float*>(dynamic_shared<Quad<C>>() +
+                                                 warps * (kChunk / kQuad));
+  const int tiles = (n + kTile - 1) / kTile;
+  const Count kind = count_for(ties);
+
+  for (int64_t tile = blockIdx.x; tile < lists * tiles; tile += gridDim.x) {
+    const int64_t list = tile / tiles;
+    const int begin = int(tile - list * tiles) * kTile, first = begin + lane;
+    C value[kItems];
+    load_items(items, list, first, kWarp, n, value);  // absent ones are told below
+    float count[kItems] = {};
+
+    const int end = (warp + 1) * range < n ? (warp + 1) * range : n;
+    for (int at = warp * range; at < end; at += kChunk) {
+      const int until = at + kChunk < end ? at + kChunk : end;
+      C other[4];
+      const uint32_t there = load_items(items, list, at + lane, kWarp, until, other);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const int slot = j * kWarp + lane;
+        others[slot / kQuad].value[slot % kQuad] =
+            there >> j & 1u ? other[j] : nan_of<C>();
+      }
+      __syncwarp();
+      const int quads = (until - at + kQuad - 1) / kQuad;
+      if (kind == Count::kBoth) {
+        count_chunk<Count::kBoth>(others, quads, at, first, value, count);
+      } else if (kind == Count::kNotBelow || (kind == Count::kBefore && until <= begin)) {
+        count_chunk<Count::kNotBelow>(others, quads, at, first, value, count);
+      } else if (kind == Count::kAbove || at >= begin + kTile) {
+        count_chunk<Count::kAbove>(others, quads, at, first, value, count);
+      } else {
+        count_chunk<Count::kBefore>(others, quads, at, first, value, count);
+      }
+      __syncwarp();
+    }
+#pragma unroll
+    for (int j = 0; j < kItems; ++j)
+      partial[warp * kTile + j * kWarp + lane] = count[j];
+    __syncthreads();
+    for (int slot = int(threadIdx.x); slot < kTile; slot += int(blockDim.x)) {
+      const int i = begin + slot;
+      C mine[1];
+      const uint32_t taken = load_items(items, list, i, 1, n, mine);
+      float total = 0.0f;
+#pragma unroll 4
+      for (int w = 0; w < warps; ++w)
+        total += partial[w * kTile + slot];
+      const uint32_t twice[1] = {twice_rank(ties, total)};
+      store_items(sink, list, n, i, 1, taken, twice);
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace gpu
+}  // namespace rankreg
