@@ -104,9 +104,9 @@ __global__ void __launch_bounds__(kThreads)
   if (total && threadIdx.x == 0) total[blockIdx.x] = carry;
 }
 
-// What the sort is by: the item's key, of `bits`, under the number of its list.
+// What the sort is by: the item's key, under the number of its list.
 struct SortKey {
-  int bytes;       // of an item's key
+  int bytes;       // of an item's own key
   bool ones_last;  // a key of all ones is that of an absent item
 
   __device__ uint64_t absent() const { return ~uint64_t{0} >> (64 - 8 * bytes); }
@@ -120,16 +120,33 @@ struct SortKey {
   }
 };
 
-// The items of one tile, whose own keys are of type Own: see load_keys. `marks` has the tile's
-// items that take part, where `before` is given.
+// Keys and indices of a tile of items, whose own keys are of type Own; absent items get their
+// result here. key, value: [lists][n]. With `before`, [lists][each], and `present`, [lists]: a
+// mask's absent items go to the end.
+//
+// Bytes: each element is read, and sizeof(Key) + 4 written; with `before` the mask is read twice.
 template <class Own, class Key>
-__device__ void load_tile(const Items& items, const Sink& sink, int64_t list, const Tiles& tiles,
-                          const SortKey& sort_key, const Marks& marks, const uint32_t* before,
-                          const uint32_t* present, Key* key, uint32_t* value) {
+__global__ void __launch_bounds__(Tiles::kThreads)
+    load_keys(Items items, Sink sink, int64_t first_list, Tiles tiles, SortKey sort_key,
+              const uint32_t* before, const uint32_t* present, Key* key, uint32_t* value) {
+  RANKREG_SHARED(TileMemory, memory);
   constexpr int kAhead = 4;
+  const Marks marks = Marks::at(memory.marks, Tiles::kWords);
   const uint32_t row = tiles.list(), begin = tiles.begin();
   const uint32_t end = tiles.size - begin > Tiles::kSize ? begin + Tiles::kSize : tiles.size;
-  const int64_t start = int64_t(row) * tiles.size;
+  const int64_t list = first_list + row, start = int64_t(row) * tiles.size;
+  if (before) {
+    const uint32_t lane = threadIdx.x % kWarp;
+    for (uint32_t j = threadIdx.x; j < Tiles::kSize; j += Tiles::kThreads) {
+      const uint32_t i = begin + j;
+      const unsigned word = __ballot_sync(kAll, i < end && present_at(items.where, list, i));
+      if (lane == 0) marks.bits[j / kWarp] = word;
+    }
+    __syncthreads();
+    if (threadIdx.x < kWarp) marks.fill_count(Tiles::kWords);
+    __syncthreads();
+  }
+#pragma unroll 1
   for (uint32_t first = begin + threadIdx.x; first < end; first += kAhead * Tiles::kThreads) {
     Own own[kAhead];
     const uint32_t taken = load_items<Own>(items, list, int(first), Tiles::kThreads, int(end), own);
@@ -138,7 +155,6 @@ __device__ void load_tile(const Items& items, const Sink& sink, int64_t list, co
       const uint32_t i = first + uint32_t(j) * Tiles::kThreads;
       if (i >= end) break;
       const bool is = taken >> j & 1u;
-      if (!is) sink.store_absent(list, tiles.size, i);
       uint32_t at = i;
       if (before) {
         const uint32_t upto = before[blockIdx.x] + marks.count_upto(i - begin);
@@ -147,42 +163,9 @@ __device__ void load_tile(const Items& items, const Sink& sink, int64_t list, co
       key[start + at] = sort_key.of<Key>(is ? uint64_t(own[j]) : sort_key.absent(), row);
       value[start + at] = i;
     }
-  }
-}
-
-// Keys and indices of a tile of items; absent items get their result here. key, value: [lists][n].
-// With `before`, [lists][each], and `present`, [lists]: a mask's absent items go to the end.
-//
-// Bytes: each element is read, and sizeof(Key) + 4 written; with `before` the mask is read twice.
-template <class Key>
-__global__ void __launch_bounds__(Tiles::kThreads)
-    load_keys(Items items, Sink sink, int64_t first_list, Tiles tiles, SortKey sort_key,
-              const uint32_t* before, const uint32_t* present, Key* key, uint32_t* value) {
-  RANKREG_SHARED(TileMemory, memory);
-  const Marks marks = Marks::at(memory.marks, Tiles::kWords);
-  const int64_t list = first_list + tiles.list();
-  if (before) {
-    const uint32_t lane = threadIdx.x % kWarp, begin = tiles.begin();
-    for (uint32_t j = threadIdx.x; j < Tiles::kSize; j += Tiles::kThreads) {
-      const uint32_t i = begin + j;
-      const unsigned word = __ballot_sync(kAll, i < tiles.size && present_at(items.where, list, i));
-      if (lane == 0) marks.bits[j / kWarp] = word;
-    }
-    __syncthreads();
-    if (threadIdx.x < kWarp) marks.fill_count(Tiles::kWords);
-    __syncthreads();
-  }
-  if constexpr (sizeof(Key) == 8) {
-    if (sort_key.bytes == 8) {
-      load_tile<uint64_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
-    } else {
-      load_tile<uint32_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
-    }
-  } else {
-    if (sort_key.bytes == 4) {
-      load_tile<uint32_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
-    } else {
-      load_tile<uint16_t>(items, sink, list, tiles, sort_key, marks, before, present, key, value);
+    for (uint32_t absent = ~taken & ((1u << kAhead) - 1); absent; absent &= absent - 1) {
+      const uint32_t i = first + uint32_t(__ffs(int(absent)) - 1) * Tiles::kThreads;
+      if (i < end) sink.store_absent(list, tiles.size, i);
     }
   }
 }
@@ -215,7 +198,7 @@ __device__ uint32_t warp_search(const Key* sorted, uint32_t begin, uint32_t end,
 // Bytes: sizeof(Key) + 4 are read in order; ranks, and for a gradient the former ranks, are met at
 // random, which costs a sector of 32 bytes each where they do not fit the cache.
 template <class Key>
-__global__ void __launch_bounds__(Tiles::kThreads)
+__global__ void __launch_bounds__(Tiles::kThreads, 6)
     ranks_of_sorted_keys(const Key* key, const uint32_t* value, const uint32_t* present,
                          const uint32_t* before, Tiles tiles, SortKey sort_key, Ties ties,
                          int64_t first_list, Sink sink) {
@@ -283,8 +266,9 @@ inline int bits_of_lists(int64_t lists) {
   return bits;
 }
 
-// Key: holds an item's key and, if `together` > 1, the number of one of so many lists above it.
-template <class Key>
+// Own: an item's key. Key: holds it and, if `together` > 1, the number of one of so many lists
+// above it.
+template <class Own, class Key>
 void rank_device_radix_as(const Items& items, const Sink& sink, Ties ties, int64_t lists, int64_t n,
                           int64_t together, Context& context) {
   const Tiles tiles(n);
@@ -316,8 +300,9 @@ void rank_device_radix_as(const Items& items, const Sink& sink, Ties ties, int64
                                               tiles.each, present);
     }
     pairs = {key, spare_key, value, spare_value};
-    launch<load_keys<Key>>(context, blocks, Tiles::kThreads, 0, items, sink, list, tiles, sort_key,
-                           partition ? count : nullptr, present, pairs.key, pairs.value);
+    launch<load_keys<Own, Key>>(context, blocks, Tiles::kThreads, 0, items, sink, list, tiles,
+                                sort_key, partition ? count : nullptr, present, pairs.key,
+                                pairs.value);
     DeviceSort::sort(storage, bytes, pairs, rows * n, bits(rows), context.stream);
     if (dense) {
       launch<count_groups<Key>>(context, blocks, Tiles::kThreads, 0, pairs.key, tiles, count);
@@ -344,14 +329,18 @@ inline void rank_device_radix_tuned(const Items& items, const Sink& sink, Ties t
   int64_t together = n > tuning.together_most || width == 8 ? 1 : tuning.elements_most / n;
   if (width == 2) together = std::min(together, int64_t{1} << 16);
   together = std::max(int64_t{1}, std::min(together, lists));
-  if (width == 8 || (width == 4 && together > 1)) {
-    rank_device_radix_as<uint64_t>(items, sink, ties, lists, n, together, context);
+  if (width == 8) {
+    rank_device_radix_as<uint64_t, uint64_t>(items, sink, ties, lists, n, 1, context);
+  } else if (width == 2) {
+    rank_device_radix_as<uint16_t, uint32_t>(items, sink, ties, lists, n, together, context);
+  } else if (together > 1) {
+    rank_device_radix_as<uint32_t, uint64_t>(items, sink, ties, lists, n, together, context);
   } else {
-    rank_device_radix_as<uint32_t>(items, sink, ties, lists, n, together, context);
+    rank_device_radix_as<uint32_t, uint32_t>(items, sink, ties, lists, n, 1, context);
   }
 }
 
-// Launches: 3 and those of the sort for each of its calls; 2 more for dense ranks, and 2 for
+// Launches: 2 and those of the sort for each of its calls; 2 more for dense ranks, and 2 for
 // integers with a mask.
 inline void rank_device_radix(const Items& items, const Sink& sink, Ties ties, int64_t lists,
                               int64_t n, Context& context) {
