@@ -257,6 +257,16 @@ def test_any_order_of_threads(way, seed):
         check(way, x, ties=ties)
 
 
+# Lists longer than 2^24 have ranks of float64, whatever their scores.
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_gradient_of_long_lists(dtype):
+    x = sample("special", (2, 100), dtype)
+    before = reference.rank(x).double()
+    grad = torch.randn(2, 100, dtype=torch.float64)
+    expected = reference.blackbox_rank_backward(grad, x, before, 0.4, True, "min", None)
+    assert_equal(gradient("device", grad, x, before, 0.4), expected)
+
+
 def launches(way: str, *args) -> int:
     before = load().launches()
     ranks(way, *args)

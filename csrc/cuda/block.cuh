@@ -105,8 +105,8 @@ struct Group {
                                : __shfl_up_sync(kAll, upto, unsigned(step), width);
       if (lane >= step) upto = Op::of(other, upto);
     }
-    T before = from_end ? __shfl_down_sync(kAll, upto, 1u, width)
-                        : __shfl_up_sync(kAll, upto, 1u, width);
+    T before =
+        from_end ? __shfl_down_sync(kAll, upto, 1u, width) : __shfl_up_sync(kAll, upto, 1u, width);
     if (lane == 0) before = none;
     if (size > kWarp) {
       if (lane == kWarp - 1) storage.warp[warp] = upto;

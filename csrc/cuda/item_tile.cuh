@@ -32,31 +32,30 @@ __device__ __forceinline__ W form_of(T value, bool descending) {
   }
 }
 
+// out[j]: element first + j * step of a list, of type T, where bit j of `taken` is set; else 0.
+template <class T, class To, int kItems>
+__device__ __forceinline__ void gather(const View& view, int64_t list, int first, int step,
+                                       uint32_t taken, To (&out)[kItems]) {
+  const T* at = static_cast<const T*>(view.data) + offset(view, list, first);
+  const int64_t stride = view.stride * step;
+#pragma unroll
+  for (int j = 0; j < kItems; ++j, at += stride)
+    out[j] = taken >> j & 1u ? To(*at) : To{};
+}
+
 template <class W, class T, bool moved, int kItems>
 __device__ __forceinline__ uint32_t load_as(const Items& items, int64_t list, int first, int step,
                                             uint32_t taken, W (&out)[kItems]) {
   if constexpr (has_form<W, T, moved>()) {
-    const T* const at = static_cast<const T*>(items.x.data) + offset(items.x, list, first);
-    const int64_t stride = items.x.stride * step;
     T value[kItems];
-#pragma unroll
-    for (int j = 0; j < kItems; ++j)
-      value[j] = taken >> j & 1u ? at[j * stride] : T{};
+    gather<T>(items.x, list, first, step, taken, value);
     if constexpr (moved) {
       using C = Compute<T>;
       C g[kItems];
-      const View& grad = items.grad;
-      const int64_t from = offset(grad, list, first), grad_stride = grad.stride * step;
-      if (grad.type == Type::kFloat) {
-#pragma unroll
-        for (int j = 0; j < kItems; ++j)
-          g[j] = taken >> j & 1u ? C(static_cast<const float*>(grad.data)[from + j * grad_stride])
-                                 : C(0);
+      if (items.grad.type == Type::kFloat) {
+        gather<float>(items.grad, list, first, step, taken, g);
       } else {
-#pragma unroll
-        for (int j = 0; j < kItems; ++j)
-          g[j] = taken >> j & 1u ? C(static_cast<const double*>(grad.data)[from + j * grad_stride])
-                                 : C(0);
+        gather<double>(items.grad, list, first, step, taken, g);
       }
       const C lam = lam_of<C>(items.lam);
 #pragma unroll
@@ -103,18 +102,14 @@ __device__ __forceinline__ uint32_t load_items(const Items& items, int64_t list,
                                                int step, int end, W (&out)[kItems]) {
   static_assert(kItems <= 32, "a bit each");
   uint32_t taken = 0;
+#pragma unroll
+  for (int j = 0; j < kItems; ++j)
+    taken |= uint32_t(first + j * step < end) << j;
   const View& where = items.where;
-  if (where.data == nullptr) {
-#pragma unroll
-    for (int j = 0; j < kItems; ++j)
-      taken |= uint32_t(first + j * step < end) << j;
-  } else {
-    const uint8_t* const at = static_cast<const uint8_t*>(where.data) + offset(where, list, first);
-    const int64_t stride = where.stride * step;
+  if (where.data != nullptr) {
     uint8_t mask[kItems];
-#pragma unroll
-    for (int j = 0; j < kItems; ++j)
-      mask[j] = first + j * step < end ? at[j * stride] : uint8_t(0);
+    gather<uint8_t>(where, list, first, step, taken, mask);
+    taken = 0;
 #pragma unroll
     for (int j = 0; j < kItems; ++j)
       taken |= uint32_t(mask[j] != 0) << j;
@@ -127,10 +122,10 @@ template <class R, int kItems>
 __device__ __forceinline__ void store_ranks(const Sink& sink, int64_t list, int64_t n, int first,
                                             int step, uint32_t taken,
                                             const uint32_t (&twice)[kItems]) {
-  R* const at = static_cast<R*>(sink.out) + (list * n + first);
+  R* at = static_cast<R*>(sink.out) + (list * n + first);
 #pragma unroll
-  for (int j = 0; j < kItems; ++j) {
-    if (taken >> j & 1u) at[int64_t(j) * step] = R(twice[j]) * R(0.5);
+  for (int j = 0; j < kItems; ++j, at += step) {
+    if (taken >> j & 1u) *at = R(twice[j]) * R(0.5);
   }
 }
 
@@ -138,40 +133,40 @@ template <class T, class R, int kItems>
 __device__ __forceinline__ void store_gradient(const Sink& sink, int64_t list, int64_t n, int first,
                                                int step, uint32_t taken,
                                                const uint32_t (&twice)[kItems]) {
-  const int64_t stride = sink.ranks.stride * step;
-  const R* const at = static_cast<const R*>(sink.ranks.data) + offset(sink.ranks, list, first);
   R before[kItems];
-#pragma unroll
-  for (int j = 0; j < kItems; ++j)
-    before[j] = taken >> j & 1u ? at[j * stride] : R(0);
+  gather<R>(sink.ranks, list, first, step, taken, before);
   const Compute<T> lam = lam_of<Compute<T>>(sink.lam);
+  int64_t at = list * n + first;
 #pragma unroll
-  for (int j = 0; j < kItems; ++j) {
-    if (taken >> j & 1u)
-      sink.put<T>(list * n + first + j * step, R(twice[j]) * R(0.5), before[j], lam);
+  for (int j = 0; j < kItems; ++j, at += step) {
+    if (taken >> j & 1u) sink.put<T>(at, R(twice[j]) * R(0.5), before[j], lam);
   }
 }
 
-// Takes twice the ranks of items first + j * step; those below n without a bit in `taken` are
-// absent. Ranks are double for scores of double alone, lists of a tile being short.
-template <int kItems>
+// Takes twice the ranks of items first + j * step that were loaded as W; those below n without a bit
+// in `taken` are absent. Lists of a tile are short: ranks are double for scores of double alone.
+template <class W, int kItems>
 __device__ __forceinline__ void store_items(const Sink& sink, int64_t list, int64_t n, int first,
                                             int step, uint32_t taken,
                                             const uint32_t (&twice)[kItems]) {
   if (!sink.is_gradient()) {
-    if (sink.rank_type == Type::kFloat) {
-      store_ranks<float>(sink, list, n, first, step, taken, twice);
-    } else {
+    if (sizeof(W) == 8 && sink.rank_type == Type::kDouble) {
       store_ranks<double>(sink, list, n, first, step, taken, twice);
+    } else {
+      store_ranks<float>(sink, list, n, first, step, taken, twice);
     }
-  } else if (sink.rank_type == Type::kDouble) {
+  } else if constexpr (sizeof(W) == 8) {
     store_gradient<double, double>(sink, list, n, first, step, taken, twice);
-  } else if (sink.x_type == Type::kFloat) {
-    store_gradient<float, float>(sink, list, n, first, step, taken, twice);
-  } else if (sink.x_type == Type::kHalf) {
-    store_gradient<Half, float>(sink, list, n, first, step, taken, twice);
-  } else {
-    store_gradient<BFloat16, float>(sink, list, n, first, step, taken, twice);
+  } else if constexpr (sizeof(W) == 4) {  // keys of 16 bits are of scores that do not move
+    switch (sink.x_type) {
+      case Type::kHalf:
+        store_gradient<Half, float>(sink, list, n, first, step, taken, twice);
+        break;
+      case Type::kBFloat16:
+        store_gradient<BFloat16, float>(sink, list, n, first, step, taken, twice);
+        break;
+      default: store_gradient<float, float>(sink, list, n, first, step, taken, twice); break;
+    }
   }
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {

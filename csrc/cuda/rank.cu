@@ -1,9 +1,8 @@
-// Which kernel ranks a batch. Every way is one launch, forward and backward alike, up to the longest
-// list of a block.
-#include "rank.h"
-
+// Which kernel ranks a batch. Every way is one launch, forward and backward alike, up to the
+// longest list of a block.
 #include <algorithm>
 
+#include "rank.h"
 #include "rank_counting.cuh"
 #include "rank_network.cuh"
 #include "tuning.h"
@@ -15,9 +14,16 @@ namespace rankreg {
 namespace gpu {
 namespace {
 
-int64_t blocks_for(int64_t work, int64_t together, const Context& context) {
-  return std::min((work + together - 1) / together,
-                  context.multiprocessors * kBlocksPerMultiprocessor);
+// In as many launches as blocks can be numbered: one below 2^31 blocks.
+template <auto kernel>
+void launch_lists(const Items& items, const Sink& sink, Ties ties, int64_t lists, int n,
+                  int threads, int group, int64_t shared, const Context& context) {
+  const int64_t together = threads / group, most = kMostBlocks * together;
+  for (int64_t from = 0; from < lists; from += most) {
+    const int64_t some = std::min(most, lists - from);
+    launch<kernel>(context, (some + together - 1) / together, threads, shared, items, sink, ties,
+                   from, lists, n, group);
+  }
 }
 
 // The lowest power of two that is at least `least`.
@@ -42,13 +48,10 @@ bool has_value(Type type) {
 void by_lanes(const Items& items, const Sink& sink, Ties ties, int64_t lists, int n,
               const Context& context) {
   const int lanes = power_of_two((n + kLaneItems - 1) / kLaneItems);
-  const int64_t blocks = blocks_for(lists, kLaneBlock / lanes, context);
   if (items.x.type == Type::kDouble) {
-    launch<rank_by_lanes<double>>(context, blocks, kLaneBlock, 0, items, sink, ties, lists, n,
-                                  lanes);
+    launch_lists<rank_by_lanes<double>>(items, sink, ties, lists, n, kLaneBlock, lanes, 0, context);
   } else {
-    launch<rank_by_lanes<float>>(context, blocks, kLaneBlock, 0, items, sink, ties, lists, n,
-                                 lanes);
+    launch_lists<rank_by_lanes<float>>(items, sink, ties, lists, n, kLaneBlock, lanes, 0, context);
   }
 }
 
@@ -56,14 +59,13 @@ template <class C, int kItems>
 void over_grid_in(const Items& items, const Sink& sink, Ties ties, int64_t lists, int n,
                   const Context& context) {
   constexpr int kTile = kItems * kWarp;
-  constexpr int kMostWarps = 32;
   const int64_t tiles = lists * ((n + kTile - 1) / kTile);
   const int warps = int(std::min<int64_t>(
-      kMostWarps, (n + GridCounting::kWarpItems - 1) / GridCounting::kWarpItems));
+      grid_counting_warps(kItems), (n + GridCounting::kWarpItems - 1) / GridCounting::kWarpItems));
   const int range = ((n + warps - 1) / warps + 3) / 4 * 4;
-  launch<rank_over_grid<C, kItems>>(context, blocks_for(tiles, 1, context), warps * kWarp,
-                                    grid_counting_shared<C>(warps, kTile), items, sink, ties, lists,
-                                    n, range);
+  launch<rank_over_grid<C, kItems>>(context, tiles, warps * kWarp,
+                                    grid_counting_shared<C>(warps, kTile), items, sink, ties, n,
+                                    range);
 }
 
 template <class C>
@@ -86,10 +88,8 @@ bool by_network_of(const Items& items, const Sink& sink, Ties ties, int64_t list
   const int threads = group > kWarp ? group : kLaneBlock;
   const int64_t shared = network_shared<Key, kItems>(threads);
   if (shared > context.shared_most) return false;
-  launch<rank_by_network<Key, kItems, kMostThreads>>(context,
-                                                     blocks_for(lists, threads / group, context),
-                                                     threads, shared, items, sink, ties, lists,
-                                                     int(n), group);
+  launch_lists<rank_by_network<Key, kItems, kMostThreads>>(items, sink, ties, lists, int(n),
+                                                           threads, group, shared, context);
   return true;
 }
 
@@ -97,8 +97,8 @@ bool by_network(const Items& items, const Sink& sink, Ties ties, int64_t lists, 
                 int bytes, const Context& context) {
   switch (bytes) {
     case 2: return by_network_of<uint16_t, 16, 1024>(items, sink, ties, lists, n, context);
-    case 4: return by_network_of<uint32_t, 16, 512>(items, sink, ties, lists, n, context);
-    default: return by_network_of<uint64_t, 8, 512>(items, sink, ties, lists, n, context);
+    case 4: return by_network_of<uint32_t, 16, 1024>(items, sink, ties, lists, n, context);
+    default: return by_network_of<uint64_t, 8, 1024>(items, sink, ties, lists, n, context);
   }
 }
 
@@ -141,8 +141,8 @@ void blackbox_rank_backward(const View& grad, const View& x, const View& ranks, 
   const bool wide = x.type == Type::kDouble || !float_ranks_suffice(n, ties);
   if (ranks.type != (wide ? Type::kDouble : Type::kFloat) || grad.type != ranks.type)
     throw std::invalid_argument("rankreg_ext: ranks and their gradient must be of rank()'s dtype");
-  rank_lists(Items{x, where, grad, lam, descending}, Sink{out, ranks.type, ranks, x.type, where, lam},
-             ties, lists, n, context);
+  rank_lists(Items{x, where, grad, lam, descending},
+             Sink{out, ranks.type, ranks, x.type, where, lam}, ties, lists, n, context);
 }
 
 }  // namespace gpu

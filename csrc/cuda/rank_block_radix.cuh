@@ -373,7 +373,7 @@ __global__ void __launch_bounds__(BlockRadix<Key>::kThreadsMost)
       twice[j] = is ? ranks[slot_of(i)] : 0u;
       taken |= uint32_t(is) << j;
     }
-    store_items(sink, list, n, int(first), int(threads), taken, twice);
+    store_items<Key>(sink, list, n, int(first), int(threads), taken, twice);
   }
 }
 

@@ -1,5 +1,5 @@
-// Ranks by comparing every item with every other, for short lists, and for few lists of any middling
-// length, where the latency of a sort is what would count.
+// Ranks by comparing every item with every other, for short lists, and for few lists of any
+// middling length, where the latency of a sort is what would count.
 //
 // Items are compared as values of float or double, absent ones as NaN, which beats nothing and is
 // beaten by nothing. Counts are float, exact far beyond the lengths at which they are used: a
@@ -70,52 +70,50 @@ __device__ __forceinline__ void count_in_lanes(const C (&other)[kLaneItems],
   }
 }
 
-// A list per `lanes` lanes of a warp, a power of two with 4 * lanes >= n. Blocks take lists in turn.
+// A list per `lanes` lanes of a warp, a power of two with 4 * lanes >= n. The first block's
+// first list is `from`.
 // items, sink: lists x n. Bytes moved: an element of x (and of what moves it, and of `ranks`) and
 // of the output each.
 template <class C>
 __global__ void __launch_bounds__(256)
-    rank_by_lanes(Items items, Sink sink, Ties ties, int64_t lists, int n, int lanes) {
+    rank_by_lanes(Items items, Sink sink, Ties ties, int64_t from, int64_t lists, int n,
+                  int lanes) {
   const int t = int(threadIdx.x) & (lanes - 1), own = int(threadIdx.x) / lanes;
-  const int64_t together = int(blockDim.x) / lanes;
-  for (int64_t base = blockIdx.x * together; base < lists; base += gridDim.x * together) {
-    const int64_t list = base + own;
-    const int size = list < lists ? n : 0;
-    C value[kLaneItems];
-    const uint32_t taken = load_items(items, list, t, lanes, size, value);
-    float count[kLaneItems];
+  const int together = int(blockDim.x) / lanes;
+  const int64_t list = from + int64_t{blockIdx.x} * together + own;
+  const int size = list < lists ? n : 0;
+  C value[kLaneItems];
+  const uint32_t taken = load_items(items, list, t, lanes, size, value);
+  float count[kLaneItems];
 #pragma unroll
-    for (int j = 0; j < kLaneItems; ++j) {
-      if (!(taken >> j & 1u)) value[j] = nan_of<C>();
-      count[j] = 0.0f;
-    }
-    // n, not size: all lanes of the warp take part in its shuffles.
-    if (ties == Ties::kDense) {
-      // Of equal items, only the first is counted: one that none before it is equal to.
-      float before[kLaneItems] = {}, above[kLaneItems] = {};
-      count_in_lanes<Count::kBefore>(value, value, n, lanes, before);
-      count_in_lanes<Count::kAbove>(value, value, n, lanes, above);
-      C first[kLaneItems];
-#pragma unroll
-      for (int j = 0; j < kLaneItems; ++j)
-        first[j] = before[j] == above[j] ? value[j] : nan_of<C>();
-      count_in_lanes<Count::kAbove>(first, value, n, lanes, count);
-    } else {
-      switch (count_for(ties)) {
-        case Count::kNotBelow:
-          count_in_lanes<Count::kNotBelow>(value, value, n, lanes, count);
-          break;
-        case Count::kBoth: count_in_lanes<Count::kBoth>(value, value, n, lanes, count); break;
-        case Count::kBefore: count_in_lanes<Count::kBefore>(value, value, n, lanes, count); break;
-        default: count_in_lanes<Count::kAbove>(value, value, n, lanes, count); break;
-      }
-    }
-    uint32_t twice[kLaneItems];
+  for (int j = 0; j < kLaneItems; ++j) {
+    if (!(taken >> j & 1u)) value[j] = nan_of<C>();
+    count[j] = 0.0f;
+  }
+  // n, not size: all lanes of the warp take part in its shuffles.
+  if (ties == Ties::kDense) {
+    // Of equal items, only the first is counted: one that none before it is equal to.
+    float before[kLaneItems] = {}, above[kLaneItems] = {};
+    count_in_lanes<Count::kBefore>(value, value, n, lanes, before);
+    count_in_lanes<Count::kAbove>(value, value, n, lanes, above);
+    C first[kLaneItems];
 #pragma unroll
     for (int j = 0; j < kLaneItems; ++j)
-      twice[j] = twice_rank(ties, count[j]);
-    store_items(sink, list, size, t, lanes, taken, twice);
+      first[j] = before[j] == above[j] ? value[j] : nan_of<C>();
+    count_in_lanes<Count::kAbove>(first, value, n, lanes, count);
+  } else {
+    switch (count_for(ties)) {
+      case Count::kNotBelow: count_in_lanes<Count::kNotBelow>(value, value, n, lanes, count); break;
+      case Count::kBoth: count_in_lanes<Count::kBoth>(value, value, n, lanes, count); break;
+      case Count::kBefore: count_in_lanes<Count::kBefore>(value, value, n, lanes, count); break;
+      default: count_in_lanes<Count::kAbove>(value, value, n, lanes, count); break;
+    }
   }
+  uint32_t twice[kLaneItems];
+#pragma unroll
+  for (int j = 0; j < kLaneItems; ++j)
+    twice[j] = twice_rank(ties, count[j]);
+  store_items<C>(sink, list, size, t, lanes, taken, twice);
 }
 
 // Others that a warp has in shared memory at a time.
@@ -131,17 +129,19 @@ __device__ __forceinline__ void count_chunk(const Quad<C>* others, int quads, in
                                             int first, const C (&value)[kItems],
                                             float (&count)[kItems]) {
   constexpr int kQuad = 16 / sizeof(C);
-#pragma unroll 4
+#pragma unroll 2
   for (int q = 0; q < quads; ++q) {
     const Quad<C> four = others[q];
 #pragma unroll
     for (int e = 0; e < kQuad; ++e) {
       const int i = first_other + q * kQuad + e;
-      add_other<kind>(four.value[e], value, count,
-                      [&](int j) { return i < first + j * kWarp; });
+      add_other<kind>(four.value[e], value, count, [&](int j) { return i < first + j * kWarp; });
     }
   }
 }
+
+// As many warps as registers allow.
+RANKREG_HD constexpr int grid_counting_warps(int items) { return items == 1 ? 32 : 16; }
 
 template <class C>
 inline int64_t grid_counting_shared(int warps, int items) {
@@ -149,68 +149,64 @@ inline int64_t grid_counting_shared(int warps, int items) {
 }
 
 // A list's tile of 32 * kItems items per block, every warp holding all of them; each warp counts
-// those of its own range of the list's other items, `range` of them, a multiple of 4, and the warps'
-// counts are added in shared memory. Blocks take tiles in turn. Not for dense ranks.
-// items, sink: lists x n. Bytes moved: the list is read once a tile, from the L2 cache.
+// those of its own range of the list's other items, `range` of them, a multiple of 4, and the
+// warps' counts are added in shared memory. Not for dense ranks. items, sink: lists x n. Bytes
+// moved: the list is read once a tile, from the L2 cache.
 template <class C, int kItems>
-__global__ void __launch_bounds__(1024)
-    rank_over_grid(Items items, Sink sink, Ties ties, int64_t lists, int n, int range) {
+__global__ void __launch_bounds__(kWarp* grid_counting_warps(kItems))
+    rank_over_grid(Items items, Sink sink, Ties ties, int n, int range) {
   constexpr int kTile = kItems * kWarp, kQuad = 16 / sizeof(C);
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
   const int warps = int(blockDim.x) / kWarp;
   auto* const others = dynamic_shared<Quad<C>>() + warp * (kChunk / kQuad);
-  auto* const partial = reinterpret_cast<float*>(dynamic_shared<Quad<C>>() +
-                                                 warps * (kChunk / kQuad));
+  auto* const partial =
+      reinterpret_cast<float*>(dynamic_shared<Quad<C>>() + warps * (kChunk / kQuad));
   const int tiles = (n + kTile - 1) / kTile;
   const Count kind = count_for(ties);
 
-  for (int64_t tile = blockIdx.x; tile < lists * tiles; tile += gridDim.x) {
-    const int64_t list = tile / tiles;
-    const int begin = int(tile - list * tiles) * kTile, first = begin + lane;
-    C value[kItems];
-    load_items(items, list, first, kWarp, n, value);  // absent ones are told below
-    float count[kItems] = {};
+  const int64_t tile = blockIdx.x, list = tile / tiles;
+  const int begin = int(tile - list * tiles) * kTile, first = begin + lane;
+  C value[kItems];
+  load_items(items, list, first, kWarp, n, value);  // absent ones are told below
+  float count[kItems] = {};
 
-    const int end = (warp + 1) * range < n ? (warp + 1) * range : n;
-    for (int at = warp * range; at < end; at += kChunk) {
-      const int until = at + kChunk < end ? at + kChunk : end;
-      C other[4];
-      const uint32_t there = load_items(items, list, at + lane, kWarp, until, other);
+  const int end = (warp + 1) * range < n ? (warp + 1) * range : n;
+  for (int at = warp * range; at < end; at += kChunk) {
+    const int until = at + kChunk < end ? at + kChunk : end;
+    C other[4];
+    const uint32_t there = load_items(items, list, at + lane, kWarp, until, other);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int slot = j * kWarp + lane;
-        others[slot / kQuad].value[slot % kQuad] =
-            there >> j & 1u ? other[j] : nan_of<C>();
-      }
-      __syncwarp();
-      const int quads = (until - at + kQuad - 1) / kQuad;
-      if (kind == Count::kBoth) {
-        count_chunk<Count::kBoth>(others, quads, at, first, value, count);
-      } else if (kind == Count::kNotBelow || (kind == Count::kBefore && until <= begin)) {
-        count_chunk<Count::kNotBelow>(others, quads, at, first, value, count);
-      } else if (kind == Count::kAbove || at >= begin + kTile) {
-        count_chunk<Count::kAbove>(others, quads, at, first, value, count);
-      } else {
-        count_chunk<Count::kBefore>(others, quads, at, first, value, count);
-      }
-      __syncwarp();
+    for (int j = 0; j < 4; ++j) {
+      const int slot = j * kWarp + lane;
+      others[slot / kQuad].value[slot % kQuad] = there >> j & 1u ? other[j] : nan_of<C>();
     }
+    __syncwarp();
+    const int quads = (until - at + kQuad - 1) / kQuad;
+    if (kind == Count::kBoth) {
+      count_chunk<Count::kBoth>(others, quads, at, first, value, count);
+    } else if (kind == Count::kNotBelow || (kind == Count::kBefore && until <= begin)) {
+      count_chunk<Count::kNotBelow>(others, quads, at, first, value, count);
+    } else if (kind == Count::kAbove || at >= begin + kTile) {
+      count_chunk<Count::kAbove>(others, quads, at, first, value, count);
+    } else {
+      count_chunk<Count::kBefore>(others, quads, at, first, value, count);
+    }
+    __syncwarp();
+  }
 #pragma unroll
-    for (int j = 0; j < kItems; ++j)
-      partial[warp * kTile + j * kWarp + lane] = count[j];
-    __syncthreads();
-    for (int slot = int(threadIdx.x); slot < kTile; slot += int(blockDim.x)) {
-      const int i = begin + slot;
-      C mine[1];
-      const uint32_t taken = load_items(items, list, i, 1, n, mine);
-      float total = 0.0f;
+  for (int j = 0; j < kItems; ++j)
+    partial[warp * kTile + j * kWarp + lane] = count[j];
+  __syncthreads();
+  for (int slot = int(threadIdx.x); slot < kTile; slot += int(blockDim.x)) {
+    const int i = begin + slot;
+    C mine[1];
+    const uint32_t taken = load_items(items, list, i, 1, n, mine);
+    float total = 0.0f;
 #pragma unroll 4
-      for (int w = 0; w < warps; ++w)
-        total += partial[w * kTile + slot];
-      const uint32_t twice[1] = {twice_rank(ties, total)};
-      store_items(sink, list, n, i, 1, taken, twice);
-    }
-    __syncthreads();
+    for (int w = 0; w < warps; ++w)
+      total += partial[w * kTile + slot];
+    const uint32_t twice[1] = {twice_rank(ties, total)};
+    store_items<C>(sink, list, n, i, 1, taken, twice);
   }
 }
 

@@ -15,8 +15,10 @@ namespace gpu {
 // std::numeric_limits has none for device code.
 template <class C>
 RANKREG_HD inline C nan_of() {
-  if constexpr (sizeof(C) == 4) return bit_cast<C>(0x7fc00000u);
-  else return bit_cast<C>(uint64_t{0x7ff8000000000000u});
+  if constexpr (sizeof(C) == 4)
+    return bit_cast<C>(0x7fc00000u);
+  else
+    return bit_cast<C>(uint64_t{0x7ff8000000000000u});
 }
 
 // A floating-point element as C, which holds it exactly.

@@ -40,10 +40,6 @@ struct GridCounting {
 // Threads of a block in which several lists share warps.
 constexpr int kLaneBlock = 128;
 
-// Blocks a multiprocessor that a launch has at most; they take the rest in turn. Enough to let the
-// hardware even out their times.
-constexpr int64_t kBlocksPerMultiprocessor = 64;
-
 // One block sorts a list in shared memory. More threads need more counters there, so that blocks of
 // short lists are small: at 8192 32-bit keys, a block of 256 takes 81 KiB.
 constexpr int64_t kSmallBlockRadixMost = 8192;
