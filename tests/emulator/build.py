@@ -86,12 +86,14 @@ def load() -> ModuleType:
     tag = re.sub(r"\W", "_", f"{sys.implementation.cache_tag}-torch{torch.__version__}")
     flags = SANITIZE if SANITIZED else ""
     path = build(ROOT / "build" / "emulator" / f"{tag}{'_sanitized' * SANITIZED}", flags, flags)
-    # Kept alive by the module: a Library that is collected takes its ops with it.
-    library = torch.library.Library("rankreg_ext_emulated", "DEF")
-    for schema in _ops._SCHEMAS:
-        library.define(schema)
+    # Kept alive by the module: Libraries that are collected take their ops with them.
+    namespaces = ("rankreg_ext_emulated", "rankreg_ext_block_radix", "rankreg_ext_device_radix")
+    libraries = [torch.library.Library(namespace, "DEF") for namespace in namespaces]
+    for library in libraries:
+        for schema in _ops._SCHEMAS:
+            library.define(schema)
     spec = importlib.util.spec_from_file_location("rankreg_emulated", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.library = library
+    module.libraries = libraries
     return module
