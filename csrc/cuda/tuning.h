@@ -1,0 +1,26 @@
+// Where the kernels change their ways: the one place of such numbers. No GPU has measured them:
+// each says what it was derived from.
+#pragma once
+
+#include <cstdint>
+
+namespace rankreg {
+namespace gpu {
+
+// positives_stream.cuh.
+struct StreamTuning {
+  // Bytes of thresholds of one tree: three times as much, and what finds the positives, let four
+  // blocks of 512 threads share the memory of a multiprocessor with 227 KiB, three one with 163.
+  int64_t tree_bytes = 16384;
+  // Blocks wanted, per multiprocessor, by all lists together. Few for collect: its blocks are what
+  // the others look through for positives. Twice as many as can be there at a time for the others,
+  // so that unequal ends weigh less.
+  int collect_blocks = 4;
+  int count_blocks = 8;
+  int step_blocks = 8;
+};
+
+constexpr StreamTuning kStreamTuning{};
+
+}  // namespace gpu
+}  // namespace rankreg
