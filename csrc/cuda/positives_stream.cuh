@@ -34,6 +34,9 @@ constexpr int kFlags = 16;           // of a group, one load
 constexpr int kFlagGroups = 4;       // a thread has on their way; they are counted in 64 bits
 constexpr int kMostSegments = 1024;  // of a list
 
+// Loops whose threads mostly have one turn or none are kept from being unrolled: it would double
+// the code.
+
 // Bytes of a vector load.
 constexpr int kVector = 16;
 
@@ -107,7 +110,7 @@ __device__ unsigned flags_of(const View& mask, int64_t list, int64_t begin, int6
     }
     return bits;
   }
-#pragma unroll
+#pragma unroll 1
   for (int j = 0; j < kCount; ++j) {
     const int64_t i = begin + j;
     if (i >= 0 && i < n) bits |= unsigned(row[i * mask.stride] != 0) << j;
@@ -162,6 +165,7 @@ __global__ void __launch_bounds__(kBlock, 2)
   if (zeros) {
     uint32_t* const row = zeros + base * words;
     const Groups quads(row, 1, 4, 4, (last - first) * words, 1);
+#pragma unroll 1
     for (int64_t quad = t; quad < quads.count; quad += kBlock) {
       const int64_t at = quads.item(quad);
       if (at >= 0 && at + 4 <= (last - first) * words) {
@@ -338,41 +342,62 @@ __device__ inline float widened(Half value) {
 #endif
 }
 
-// A group of scores from item `begin` on; absent ones, masked or outside the list, are NaN. Returns
-// a bit for each present one.
+// A vector of scores as they are in memory, or of gradients.
 template <class T>
-__device__ unsigned load_group(const Lists& in, int64_t list, int64_t begin,
-                               Compute<T> (&x)[kGroup<T>]) {
+struct alignas(kVector) Group {
+  static constexpr int kBits = 8 * int(sizeof(T));
+  uint64_t low, high;
+
+  __device__ T operator[](int j) const {
+    constexpr int kHalf = kGroup<T> / 2;
+    return bit_cast<T>(KeyOf<T>((j < kHalf ? low : high) >> kBits * (j % kHalf)));
+  }
+  // The first item leaves, and this one is the last. A loop can fill a group so, unlike an array in
+  // registers.
+  __device__ void push(T item) {
+    if constexpr (sizeof(T) == 8) {
+      low = high;
+      high = bit_cast<uint64_t>(item);
+    } else {
+      low = low >> kBits | high << (64 - kBits);
+      high = high >> kBits | uint64_t(bit_cast<KeyOf<T>>(item)) << (64 - kBits);
+    }
+  }
+};
+
+// The group from item `begin` on, and a bit for each item present in it: unmasked, and in the list.
+template <class T>
+__device__ unsigned load_group(const Lists& in, int64_t list, int64_t begin, Group<T>& group) {
   constexpr int kItems = kGroup<T>;
-  constexpr unsigned kFull = (1u << kItems) - 1;
   const T* const row = row_of<T>(in.scores, list);
-  unsigned present = kFull;
+  unsigned present = (1u << kItems) - 1;
   if (in.scores.stride == 1 && begin >= 0 && begin + kItems <= in.n) {
-    struct alignas(kVector) Vector {
-      T item[kItems];
-    };
-    const Vector vector = *reinterpret_cast<const Vector*>(row + begin);
-#pragma unroll
-    for (int j = 0; j < kItems; ++j)
-      x[j] = widened(vector.item[j]);
+    group = *reinterpret_cast<const Group<T>*>(row + begin);
   } else {
-#pragma unroll
+    group = Group<T>{0, 0};
+#pragma unroll 1
     for (int j = 0; j < kItems; ++j) {
       const int64_t i = begin + j;
       const bool inside = i >= 0 && i < in.n;
-      x[j] = inside ? widened(row[i * in.scores.stride]) : not_a_number<Compute<T>>();
+      group.push(inside ? row[i * in.scores.stride] : T{});
       present &= ~(unsigned(!inside) << j);
     }
   }
-  if (in.where.data == nullptr) return present;
-  present &= flags_of<kItems>(in.where, list, begin, in.n);
-#pragma unroll
-  for (int j = 0; j < kItems; ++j)
-    x[j] = present >> j & 1u ? x[j] : not_a_number<Compute<T>>();
+  if (in.where.data != nullptr) present &= flags_of<kItems>(in.where, list, begin, in.n);
   return present;
 }
 
-constexpr int kGroups = 2;  // a thread has on their way
+// Absent items become NaN.
+template <class T>
+__device__ void widen_group(const Group<T>& group, unsigned present, Compute<T> (&x)[kGroup<T>]) {
+#pragma unroll
+  for (int j = 0; j < kGroup<T>; ++j)
+    x[j] = widened(group[j]);
+  if (present == (1u << kGroup<T>)-1) return;
+#pragma unroll
+  for (int j = 0; j < kGroup<T>; ++j)
+    x[j] = present >> j & 1u ? x[j] : not_a_number<Compute<T>>();
+}
 
 template <class T>
 __device__ Groups score_groups(const Lists& in, int64_t list, int parts) {
@@ -380,25 +405,25 @@ __device__ Groups score_groups(const Lists& in, int64_t list, int parts) {
                 parts);
 }
 
-// f(first item, scores, present) of each group of a part of the list.
+// f(first item, scores, present) of each group of a part of the list. While one is worked on, the
+// next two are on their way.
 template <class T, class F>
 __device__ void each_group(const Lists& in, int64_t list, int part, int parts, const F& f) {
   const Groups groups = score_groups<T>(in, list, parts);
-  const int64_t end = groups.end(part);
-  for (int64_t group = groups.begin(part) + int(threadIdx.x); group < end;
-       group += kThreads * kGroups) {
-    Compute<T> x[kGroups][kGroup<T>];
-    unsigned present[kGroups];
-#pragma unroll
-    for (int u = 0; u < kGroups; ++u) {
-      if (group + u * kThreads < end) {
-        present[u] = load_group<T>(in, list, groups.item(group + u * kThreads), x[u]);
-      }
+  const int64_t begin = groups.begin(part), end = groups.end(part);
+  Group<T> group{0, 0}, next{0, 0}, last{0, 0};
+  unsigned present = 0, next_present = 0, last_present = 0;
+#pragma unroll 1
+  for (int64_t at = begin + int(threadIdx.x) - 2 * kThreads; at < end; at += kThreads) {
+    group = next, present = next_present;
+    next = last, next_present = last_present;
+    if (at + 2 * kThreads < end) {
+      last_present = load_group<T>(in, list, groups.item(at + 2 * kThreads), last);
     }
-#pragma unroll
-    for (int u = 0; u < kGroups; ++u) {
-      if (group + u * kThreads < end) f(groups.item(group + u * kThreads), x[u], present[u]);
-    }
+    if (at < begin) continue;
+    Compute<T> x[kGroup<T>];
+    widen_group<T>(group, present, x);
+    f(groups.item(at), x, present);
   }
 }
 
@@ -411,10 +436,11 @@ __device__ void tally(const int (&place)[kItems], uint32_t* bins) {
   }
 }
 
-// Dynamic shared memory: three arrays of `capacity`, then Positives::first.
+// Dynamic shared memory: four arrays of `capacity`, then Positives::first.
 template <class C>
 struct Room {
   C *node, *items, *spare;
+  C* kept;         // what the positives of the tree are, for as long as it stands
   uint32_t* bins;  // in the place of `items`, once the tree is planted
   uint32_t* first;
 
@@ -422,26 +448,26 @@ struct Room {
       : node(dynamic_shared<C>()),
         items(node + capacity),
         spare(items + capacity),
+        kept(spare + capacity),
         bins(reinterpret_cast<uint32_t*>(items)),
-        first(reinterpret_cast<uint32_t*>(spare + capacity)) {}
+        first(reinterpret_cast<uint32_t*>(kept + capacity)) {}
 };
 
-// Shared memory bytes for a capacity of C, and the capacity within a GPU's means: a power of two.
+// The capacity, a power of two, and the bytes of shared memory that it takes.
 struct Size {
   int capacity;
   int64_t shared;
 
   template <class C>
   static Size of(const Context& context, int segments) {
-    int64_t capacity = kStreamTuning.tree_bytes / int64_t(sizeof(C));
-    const auto bytes = [&] { return 3 * capacity * int64_t(sizeof(C)) + 4 * (segments + 1); };
-    while (bytes() > context.shared_most && capacity > kLeast)
-      capacity /= 2;
-    return {int(capacity), bytes()};
+    int64_t bytes = kStreamTuning.tree_bytes;
+    while (bytes > context.shared_most / kStreamTuning.tree_share && bytes > kLeast)
+      bytes /= 2;
+    return {int(bytes / int64_t(sizeof(C))), 4 * bytes + 4 * (segments + 1)};
   }
 
  private:
-  static constexpr int64_t kLeast = 32;
+  static constexpr int64_t kLeast = 256;
 };
 
 // above[entry(o)] += #{x in this part of the list : x > threshold(o)} for all positives. threshold:
@@ -457,6 +483,7 @@ __device__ void count_above(const Lists& in, const Positives& found, int part, i
     __syncthreads();
     for (int i = int(threadIdx.x); i < size; i += kThreads) {
       const C value = threshold(from + uint32_t(i));
+      room.kept[i] = value;
       room.items[i] = is_nan(value) ? infinity<C>() : value;
     }
     const Tree<C> tree = plant<kThreads>(room.node, room.items, room.spare, size);
@@ -477,7 +504,7 @@ __device__ void count_above(const Lists& in, const Positives& found, int part, i
     extra(tree, room.bins);
     count_after<kThreads>(room.bins, size + 1, storage.scan);
     for (int i = int(threadIdx.x); i < size; i += kThreads) {
-      const C value = threshold(from + uint32_t(i));
+      const C value = room.kept[i];
       if (is_nan(value)) continue;
       const uint32_t count = room.bins[tree.template place<false>(value)];
       if (count) atomicAdd(&above[found.entry(from + uint32_t(i))], count);
@@ -490,7 +517,6 @@ template <int kMost, class T>
 __device__ void compare_all(const Lists& in, const Positives& found, int part, int parts,
                             uint32_t* bins, uint32_t* above) {
   using C = Compute<T>;
-  C threshold[kMost];
   uint32_t count[kMost];
   // Of the list, found by a thread each.
   C* const shared = reinterpret_cast<C*>(bins) + kMost;
@@ -503,16 +529,15 @@ __device__ void compare_all(const Lists& in, const Positives& found, int part, i
   }
   __syncthreads();
 #pragma unroll
-  for (int k = 0; k < kMost; ++k) {
-    threshold[k] = shared[k];
+  for (int k = 0; k < kMost; ++k)
     count[k] = 0;
-  }
   each_group<T>(in, found.list, part, parts, [&](int64_t, const C(&x)[kGroup<T>], unsigned) {
 #pragma unroll
-    for (int j = 0; j < kGroup<T>; ++j) {
+    for (int k = 0; k < kMost; ++k) {
+      const C threshold = shared[k];
 #pragma unroll
-      for (int k = 0; k < kMost; ++k)
-        count[k] += x[j] > threshold[k];
+      for (int j = 0; j < kGroup<T>; ++j)
+        count[k] += x[j] > threshold;
     }
   });
 #pragma unroll
@@ -528,7 +553,7 @@ __device__ void compare_all(const Lists& in, const Positives& found, int part, i
 // ----------------------------------------------------------------------------------------- count
 
 // Blocks: lists x parts. Each counts the scores of its part above each positive of the list. The
-// last block of a list calls finish(in, positives, storage), unless it has at most `finish.least`.
+// last block of a list calls finish.list().
 // Bytes moved, per item: the score, 1 with a mask.
 template <class T, class Finish>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -541,7 +566,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Positives positives(in, found, list, room.first, storage);
   if (!finish.wanted(positives.size)) return;  // the whole list, and all of its blocks
 
-  constexpr bool single = sizeof(C) == 4;
+  // With 16 thresholds, two instructions for each, a float costs less than its bytes do.
+  constexpr bool single = sizeof(T) == 4;
   if (positives.size == 0) {
   } else if (positives.size <= 8) {
     compare_all<8, T>(in, positives, part, parts, room.bins, found.above);
@@ -553,7 +579,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         [&](uint32_t o) { return score_at<T>(in, list, found.index[positives.entry(o)]); },
         [](const Tree<C>&, uint32_t*) {});
   }
-  if (!Finish::kAtAll) return;
+  if (!finish.at_all()) return;
   if (last_block(&found.done[list], uint32_t(parts), storage))
     finish.template list<T>(in, positives, storage);
 }
@@ -568,14 +594,15 @@ __device__ double rank_of(const Lists& in, const Positives& positives, int64_t e
 
 // ranks: lists x n of `type`, zero so far.
 struct FinishRanks {
-  static constexpr bool kAtAll = true;
   void* ranks;
   Type type;
 
   __device__ bool wanted(uint32_t) const { return true; }
+  __device__ bool at_all() const { return true; }
 
   template <class T>
   __device__ void list(const Lists& in, const Positives& positives, BlockStorage&) const {
+#pragma unroll 1
     for (uint32_t o = threadIdx.x; o < positives.size; o += kThreads) {
       const int64_t entry = positives.entry(o);
       const int64_t at = positives.list * in.n + positives.found.index[entry];
@@ -587,17 +614,6 @@ struct FinishRanks {
       }
     }
   }
-};
-
-// Nothing but the counters, and those only of lists with more than `kept` positives.
-struct FinishNothing {
-  static constexpr bool kAtAll = false;
-  int64_t kept;
-
-  __device__ bool wanted(uint32_t size) const { return int64_t(size) > kept; }
-
-  template <class T>
-  __device__ void list(const Lists&, const Positives&, BlockStorage&) const {}
 };
 
 // A sum and what its additions lost.
@@ -636,8 +652,9 @@ __device__ inline Compensated block_sum(Compensated value, BlockStorage& storage
 }
 
 // loss: one value, or one a list; state: lists x (1 + kept) of `type`; values: lists, and counted.
+// Without a loss: nothing but the counters, and those only of lists with more than `kept`
+// positives.
 struct FinishLoss {
-  static constexpr bool kAtAll = true;
   int64_t power;
   bool by_length;
   Reduction reduction;
@@ -647,7 +664,8 @@ struct FinishLoss {
   double* values;
   uint32_t* counted;  // whether each list has a positive
 
-  __device__ bool wanted(uint32_t) const { return true; }
+  __device__ bool wanted(uint32_t size) const { return loss || int64_t(size) > kept; }
+  __device__ bool at_all() const { return loss != nullptr; }
 
   __device__ void store_state(int64_t at, double value) const {
     if (type == Type::kFloat) {
@@ -667,6 +685,7 @@ struct FinishLoss {
     const int64_t saved = list * (1 + kept);
     const bool keeps = int64_t(size) <= kept;
     Compensated sum;
+#pragma unroll 1
     for (uint32_t o = threadIdx.x; o < size; o += kThreads) {
       const double rank = rank_of<T>(in, positives, positives.entry(o));
       Compensated term;
@@ -798,44 +817,55 @@ struct LossMoves {
   }
 };
 
-// A group of gradients from item `begin` on, of those inside the list.
-template <class T>
-__device__ void store_group(T* row, int64_t begin, int64_t n, const T (&value)[kGroup<T>]) {
-  constexpr int kItems = kGroup<T>;
-  struct alignas(kVector) Vector {
-    T item[kItems];
-  };
-  if (begin >= 0 && begin + kItems <= n && aligned(row + begin, kVector)) {
-    Vector vector;
-#pragma unroll
-    for (int j = 0; j < kItems; ++j)
-      vector.item[j] = value[j];
-    *reinterpret_cast<Vector*>(row + begin) = vector;
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < kItems; ++j) {
-    if (begin + j >= 0 && begin + j < n) row[begin + j] = value[j];
-  }
-}
-
-// The gradient of items that do not move, by `value_of(j)`, NaN or 0 of absent ones.
+// The gradient of a group of items that do not move, from item `begin` of the list's row on:
+// value_of(j), NaN for NaN, 0 for masked ones.
 template <class T, class F>
 __device__ void store_gradients(T* row, int64_t begin, int64_t n, const Compute<T> (&x)[kGroup<T>],
                                 unsigned present, const F& value_of) {
-  T value[kGroup<T>];
   const T nan = Narrow<T>::from(not_a_number<Compute<T>>()), zero = Narrow<T>::from(0);
+  Group<T> group{0, 0};
 #pragma unroll
   for (int j = 0; j < kGroup<T>; ++j)
-    value[j] = !(present >> j & 1u) ? zero : is_nan(x[j]) ? nan : value_of(j);
-  store_group(row, begin, n, value);
+    group.push(!(present >> j & 1u) ? zero : is_nan(x[j]) ? nan : value_of(j));
+  if (begin >= 0 && begin + kGroup<T> <= n && aligned(row + begin, kVector)) {
+    *reinterpret_cast<Group<T>*>(row + begin) = group;
+    return;
+  }
+#pragma unroll 1
+  for (int j = 0; j < kGroup<T>; ++j) {
+    if (begin + j >= 0 && begin + j < n) row[begin + j] = group[0];
+    group.push(T{});
+  }
+}
+
+// Fills `kept` with where each of `size` positives is and goes to, NaN for those that do not move
+// and, as goal, for those that cease to be.
+template <class C, class MoveOf>
+__device__ void keep_moves(uint32_t from, int size, const MoveOf& move_of, C* kept) {
+  for (int o = int(threadIdx.x); o < size; o += kThreads) {
+    const Move<C> move = move_of(from + uint32_t(o));
+    const bool moves = move.moves();
+    kept[2 * o] = moves ? move.from : not_a_number<C>();
+    kept[2 * o + 1] = moves ? move.to : not_a_number<C>();
+  }
+}
+
+template <class C>
+__device__ C or_infinity(C value) {
+  return is_nan(value) ? infinity<C>() : value;
 }
 
 // steps[place] of the step function D: -1 where a positive leaves, 1 where it arrives. Modulo 2^32.
+template <bool or_equal, class C>
+__device__ void add_step(const Tree<C>& tree, C from, C to, uint32_t* steps) {
+  if (!is_nan(from)) atomicAdd(&steps[tree.template place<or_equal>(from)], ~0u);
+  if (!is_nan(to)) atomicAdd(&steps[tree.template place<or_equal>(to)], 1u);
+}
+
 template <class C>
-__device__ void add_move(const Tree<C>& tree, const Move<C>& move, uint32_t* steps) {
-  atomicAdd(&steps[tree.template place<true>(move.from)], ~0u);
-  if (!is_nan(move.to)) atomicAdd(&steps[tree.template place<true>(move.to)], 1u);
+__device__ void add_steps(const Tree<C>& tree, const C* kept, int size, uint32_t* steps) {
+  for (int o = int(threadIdx.x); o < size; o += kThreads)
+    add_step<true>(tree, kept[2 * o], kept[2 * o + 1], steps);
 }
 
 // All breakpoints in one tree: gradient and counts in one pass over the scores.
@@ -845,25 +875,23 @@ __device__ void step_at_once(const Lists& in, const Positives& found, int part, 
                              const Scale<Compute<T>>& scale, const MoveOf& move_of, T* row) {
   using C = Compute<T>;
   const int t = int(threadIdx.x), positives = int(found.size), size = 3 * positives;
-  __syncthreads();
-  for (int o = t; o < positives; o += kThreads) {
-    const Move<C> move = move_of(uint32_t(o));
-    const bool arrives = move.moves() && !is_nan(move.to);
-    room.items[3 * o] = move.moves() ? move.from : infinity<C>();
-    room.items[3 * o + 1] = arrives ? move.to : infinity<C>();
-    room.items[3 * o + 2] =
-        arrives && move.to < infinity<C>() ? next_above(move.to) : infinity<C>();
+  keep_moves(0, positives, move_of, room.kept);
+#pragma unroll 1
+  for (int o = t; o < positives; o += kThreads) {  // the thread's own
+    const C to = room.kept[2 * o + 1];
+    room.items[3 * o] = or_infinity(room.kept[2 * o]);
+    room.items[3 * o + 1] = or_infinity(to);
+    room.items[3 * o + 2] = to < infinity<C>() ? next_above(to) : infinity<C>();
   }
   const Tree<C> tree = plant<kThreads>(room.node, room.items, room.spare, size);
+#pragma unroll 1
   for (int p = t; p <= size; p += kThreads)
     room.bins[p] = 0;
   __syncthreads();
-  for (int o = t; o < positives; o += kThreads) {
-    const Move<C> move = move_of(uint32_t(o));
-    if (move.moves()) add_move(tree, move, room.bins);
-  }
+  add_steps(tree, room.kept, positives, room.bins);
   count_after<kThreads>(room.bins, size + 1, storage.scan);
   T* const values = reinterpret_cast<T*>(room.spare);
+#pragma unroll 1
   for (int p = t; p <= size; p += kThreads) {
     values[p] = Narrow<T>::from(scale.value(int32_t(room.bins[p])));
     room.bins[p] = 0;
@@ -887,18 +915,14 @@ __device__ void step_at_once(const Lists& in, const Positives& found, int part, 
         store_gradients<T>(row, begin, in.n, x, present, [&](int j) { return values[place[j]]; });
       });
   __syncthreads();
-  if (part == 0) {  // the positives were counted where they were
-    for (int o = t; o < positives; o += kThreads) {
-      const Move<C> move = move_of(uint32_t(o));
-      if (move.moves()) add_move(tree, move, room.bins);
-    }
-  }
+  if (part == 0) add_steps(tree, room.kept, positives, room.bins);  // counted where they were
   count_after<kThreads>(room.bins, size + 1, storage.scan);
+#pragma unroll 1
   for (int o = t; o < positives; o += kThreads) {
-    const Move<C> move = move_of(uint32_t(o));
-    if (!move.moves() || is_nan(move.to)) continue;
-    const uint32_t count = room.bins[tree.template place<true>(move.to)];
-    if (count) atomicAdd(&after[move.entry], count);
+    const C to = room.kept[2 * o + 1];
+    if (is_nan(to)) continue;
+    const uint32_t count = room.bins[tree.template place<true>(to)];
+    if (count) atomicAdd(&after[found.entry(uint32_t(o))], count);
   }
 }
 
@@ -918,64 +942,49 @@ __device__ void step_in_rounds(const Lists& in, const Positives& found, int part
       },
       [&](const Tree<C>& tree, uint32_t* bins) {
         if (part != 0) return;
+#pragma unroll 1
         for (uint32_t o = threadIdx.x; o < found.size; o += kThreads) {
           const Move<C> move = move_of(o);
-          if (!move.moves()) continue;
-          atomicAdd(&bins[tree.template place<false>(move.from)], ~0u);
-          if (!is_nan(move.to)) atomicAdd(&bins[tree.template place<false>(move.to)], 1u);
+          if (move.moves()) add_step<false>(tree, move.from, move.to, bins);
         }
       });
 
   const Groups groups = score_groups<T>(in, found.list, parts);
   const int64_t end = groups.end(part);
   const uint32_t most = uint32_t(capacity - 1) / 2;
-  for (int64_t tile = groups.begin(part); tile < end; tile += kThreads * kGroups) {
-    C x[kGroups][kGroup<T>];
-    unsigned present[kGroups];
-    uint32_t step[kGroups][kGroup<T>];
-#pragma unroll
-    for (int u = 0; u < kGroups; ++u) {
-      const int64_t group = tile + u * kThreads + t;
-      present[u] = 0;
-#pragma unroll
-      for (int j = 0; j < kGroup<T>; ++j) {
-        x[u][j] = not_a_number<C>();
-        step[u][j] = 0;
-      }
-      if (group < end) present[u] = load_group<T>(in, found.list, groups.item(group), x[u]);
-    }
+  for (int64_t tile = groups.begin(part); tile < end; tile += kThreads) {
+    Group<T> loaded{0, 0};
+    unsigned present = 0;
+    uint32_t step[kGroup<T>] = {};
+    C x[kGroup<T>];
+    const int64_t group = tile + t, begin = groups.item(group);
+    if (group < end) present = load_group<T>(in, found.list, begin, loaded);
+    widen_group<T>(loaded, present, x);
     for (uint32_t from = 0; from < found.size; from += most) {
       const int positives = int(found.size - from < most ? found.size - from : most);
       __syncthreads();
+      keep_moves(from, positives, move_of, room.kept);
+#pragma unroll 1
       for (int o = t; o < positives; o += kThreads) {
-        const Move<C> move = move_of(from + uint32_t(o));
-        room.items[2 * o] = move.moves() ? move.from : infinity<C>();
-        room.items[2 * o + 1] = move.moves() && !is_nan(move.to) ? move.to : infinity<C>();
+        room.items[2 * o] = or_infinity(room.kept[2 * o]);
+        room.items[2 * o + 1] = or_infinity(room.kept[2 * o + 1]);
       }
       const Tree<C> tree = plant<kThreads>(room.node, room.items, room.spare, 2 * positives);
+#pragma unroll 1
       for (int p = t; p <= 2 * positives; p += kThreads)
         room.bins[p] = 0;
       __syncthreads();
-      for (int o = t; o < positives; o += kThreads) {
-        const Move<C> move = move_of(from + uint32_t(o));
-        if (move.moves()) add_move(tree, move, room.bins);
-      }
+      add_steps(tree, room.kept, positives, room.bins);
       count_after<kThreads>(room.bins, 2 * positives + 1, storage.scan);
+      int place[kGroup<T>];
+      tree.template places<true>(x, place);
 #pragma unroll
-      for (int u = 0; u < kGroups; ++u) {
-        int place[kGroup<T>];
-        tree.template places<true>(x[u], place);
-#pragma unroll
-        for (int j = 0; j < kGroup<T>; ++j)
-          step[u][j] += room.bins[place[j]];
-      }
+      for (int j = 0; j < kGroup<T>; ++j)
+        step[j] += room.bins[place[j]];
     }
-#pragma unroll
-    for (int u = 0; u < kGroups; ++u) {
-      const int64_t group = tile + u * kThreads + t;
-      if (group >= end) continue;
-      store_gradients<T>(row, groups.item(group), in.n, x[u], present[u],
-                         [&](int j) { return Narrow<T>::from(scale.value(int32_t(step[u][j]))); });
+    if (group < end) {
+      store_gradients<T>(row, begin, in.n, x, present,
+                         [&](int j) { return Narrow<T>::from(scale.value(int32_t(step[j]))); });
     }
   }
 }
@@ -1001,6 +1010,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                       move_of, row);
   }
   if (!last_block(&found.done[list], uint32_t(parts), storage)) return;
+#pragma unroll 1
   for (uint32_t o = threadIdx.x; o < positives.size; o += kThreads) {
     const Move<C> move = move_of(o);
     if (!move.moves()) continue;
@@ -1082,31 +1092,35 @@ __global__ void no_items(C* loss, int64_t losses, R* state, int64_t lists) {
 
 }  // namespace stream
 
-inline void positive_ranks_stream(const View& scores, const View& positives, const View& where,
-                                  int64_t lists, int64_t n, Type rank_type, void* ranks,
-                                  Context& context) {
+// Templates, so that a file that calls one compiles no kernel of the others.
+
+template <class Call = stream::Call>
+void positive_ranks_stream(const View& scores, const View& positives, const View& where,
+                           int64_t lists, int64_t n, Type rank_type, void* ranks,
+                           Context& context) {
   if (lists == 0 || n == 0) return;
-  stream::Call call(context, scores, positives, where, lists, n, false);
+  Call call(context, scores, positives, where, lists, n, false);
   call.found.above = call.counters();
   call.find(ranks, rank_type == Type::kFloat ? 1 : 2);
   call.rank(stream::FinishRanks{ranks, rank_type});
 }
 
-inline void positive_ranks_backward_stream(const View& grad, const View& scores,
-                                           const View& positives, const View& ranks,
-                                           const View& where, const Lam& lam, int64_t lists,
-                                           int64_t n, void* out, Context& context) {
+template <class Call = stream::Call>
+void positive_ranks_backward_stream(const View& grad, const View& scores, const View& positives,
+                                    const View& ranks, const View& where, const Lam& lam,
+                                    int64_t lists, int64_t n, void* out, Context& context) {
   if (lists == 0 || n == 0) return;
-  stream::Call call(context, scores, positives, where, lists, n, false);
+  Call call(context, scores, positives, where, lists, n, false);
   call.found.after = call.counters();
   call.find(nullptr, 0);
   call.move(stream::GivenMoves{grad, ranks, lam}, out);
 }
 
-inline void rankreg_loss_stream(const View& scores, const View& positives, const View& where,
-                                const RankRegOptions& options, Reduction reduction, int64_t lists,
-                                int64_t n, int64_t kept, Type rank_type, void* loss, void* state,
-                                Context& context) {
+template <class Call = stream::Call>
+void rankreg_loss_stream(const View& scores, const View& positives, const View& where,
+                         const RankRegOptions& options, Reduction reduction, int64_t lists,
+                         int64_t n, int64_t kept, Type rank_type, void* loss, void* state,
+                         Context& context) {
   if (lists == 0 || n == 0) {
     const int64_t losses = reduction == Reduction::kNone ? lists : 1;
     dispatch_rank(scores.type == Type::kDouble ? Type::kDouble : Type::kFloat, [&](auto tag) {
@@ -1119,7 +1133,7 @@ inline void rankreg_loss_stream(const View& scores, const View& positives, const
     });
     return;
   }
-  stream::Call call(context, scores, positives, where, lists, n, options.by_length);
+  Call call(context, scores, positives, where, lists, n, options.by_length);
   call.found.above = call.counters();
   call.find(nullptr, 0);
   call.rank(stream::FinishLoss{options.power, options.by_length, reduction, kept, rank_type, loss,
@@ -1127,17 +1141,21 @@ inline void rankreg_loss_stream(const View& scores, const View& positives, const
                                context.scratch<uint32_t>(lists)});
 }
 
-inline void rankreg_loss_backward_stream(const View& grad, const View& scores,
-                                         const View& positives, const View& state,
-                                         const View& where, const RankRegOptions& options,
-                                         int64_t lists, int64_t n, int64_t kept, void* out,
-                                         Context& context) {
+template <class Call = stream::Call>
+void rankreg_loss_backward_stream(const View& grad, const View& scores, const View& positives,
+                                  const View& state, const View& where,
+                                  const RankRegOptions& options, int64_t lists, int64_t n,
+                                  int64_t kept, void* out, Context& context) {
   if (lists == 0 || n == 0) return;
-  stream::Call call(context, scores, positives, where, lists, n, options.by_length);
+  Call call(context, scores, positives, where, lists, n, options.by_length);
   call.found.after = call.counters();
   if (kept < n) call.found.above = call.counters();
   call.find(nullptr, 0);
-  if (kept < n) call.rank(stream::FinishNothing{kept});
+  if (kept < n) {
+    stream::FinishLoss only_counters{};
+    only_counters.kept = kept;
+    call.rank(only_counters);
+  }
   call.move(stream::LossMoves{grad, state, options.lam, options.power, options.by_length, kept},
             out);
 }

@@ -11,6 +11,13 @@
 #include "../common/keys.h"
 #include "block.cuh"
 
+// Called, not inlined: what a block does once or a few times, so that a kernel has its code once.
+#if defined(__CUDACC__)
+#define RANKREG_CALLED __noinline__
+#else
+#define RANKREG_CALLED
+#endif
+
 namespace rankreg {
 namespace gpu {
 
@@ -59,6 +66,7 @@ struct Tree {
   __device__ void places(const C (&x)[kItems], int (&place)[kItems]) const {
     for (int j = 0; j < kItems; ++j)
       place[j] = 1;
+#pragma unroll 1
     for (int level = 0; level < levels; ++level) {
 #pragma unroll
       for (int j = 0; j < kItems; ++j) {
@@ -129,7 +137,7 @@ __device__ C* sort_in_block(C* items, C* spare, int size) {
 // The tree of `size` items, which may be equal. node: 2^levels_of(size); `items` and `spare`: size
 // each, lost.
 template <int kThreads, class C>
-__device__ Tree<C> plant(C* node, C* items, C* spare, int size) {
+__device__ RANKREG_CALLED Tree<C> plant(C* node, C* items, C* spare, int size) {
   const Tree<C> tree{node, Tree<C>::levels_of(size)};
   const int nodes = (1 << tree.levels) - 1;
   if (size <= kCompareItems) {
@@ -155,7 +163,8 @@ __device__ Tree<C> plant(C* node, C* items, C* spare, int size) {
 // Of counts by place, those at later places: counts[p] becomes the sum of counts[p + 1...], modulo
 // 2^32. The storage may be used again after a barrier; there is one at the end.
 template <int kThreads>
-__device__ void count_after(uint32_t* counts, int size, ScanStorage<uint32_t>& storage) {
+__device__ RANKREG_CALLED void count_after(uint32_t* counts, int size,
+                                           ScanStorage<uint32_t>& storage) {
   __syncthreads();
   const int share = (size + kThreads - 1) / kThreads;
   const int begin = int(threadIdx.x) * share < size ? int(threadIdx.x) * share : size;
