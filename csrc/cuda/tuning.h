@@ -2,6 +2,9 @@
 // counting instructions for an H100 (132 multiprocessors; a multiprocessor issues 128 lanes a
 // clock, half of that to integer arithmetic and comparisons, a quarter to shuffles), none was
 // measured.
+=======
+// Where the kernels change their ways: the one place of such numbers. No GPU has measured them:
+// each says what it was derived from.
 #pragma once
 
 #include <cstdint>
@@ -53,6 +56,22 @@ struct DeviceRadixTuning {
   // for the scratch memory to stay at 400 MB.
   int64_t elements_most = int64_t{1} << 24;
 };
+
+// positives_stream.cuh.
+struct StreamTuning {
+  // Bytes of thresholds of one tree, and the least share of the shared memory that this may be: a
+  // block takes four times as much, and registers are for two blocks a multiprocessor.
+  int64_t tree_bytes = 16384;
+  int64_t tree_share = 8;
+  // Blocks wanted, per multiprocessor, by all lists together. Few for collect: its blocks are what
+  // the others look through for positives. Twice as many as can be there at a time for the others,
+  // so that unequal ends weigh less.
+  int collect_blocks = 4;
+  int count_blocks = 8;
+  int step_blocks = 8;
+};
+
+constexpr StreamTuning kStreamTuning{};
 
 }  // namespace gpu
 }  // namespace rankreg
