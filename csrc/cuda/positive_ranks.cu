@@ -1,17 +1,18 @@
-#include <stdexcept>
-
 #include "positive_ranks.h"
+#include "positive_ranks_list.cuh"
 
 namespace rankreg {
 namespace gpu {
 
-void positive_ranks(const View&, const View&, const View&, int64_t, int64_t, Type, void*,
-                    Context&) {
-  throw std::runtime_error("not here yet");
+void positive_ranks(const View& scores, const View& positives, const View& where, int64_t lists,
+                    int64_t n, Type rank_type, void* ranks, Context& context) {
+  positive_ranks_list(scores, positives, where, lists, n, rank_type, ranks, context);
 }
-void positive_ranks_backward(const View&, const View&, const View&, const View&, const View&,
-                             const Lam&, int64_t, int64_t, void*, Context&) {
-  throw std::runtime_error("not here yet");
+
+void positive_ranks_backward(const View& grad, const View& scores, const View& positives,
+                             const View& ranks, const View& where, const Lam& lam, int64_t lists,
+                             int64_t n, void* out, Context& context) {
+  positive_ranks_backward_list(grad, scores, positives, ranks, where, lam, lists, n, out, context);
 }
 
 }  // namespace gpu

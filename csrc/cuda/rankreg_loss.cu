@@ -1,17 +1,21 @@
-#include <stdexcept>
-
 #include "rankreg_loss.h"
+#include "rankreg_loss_list.cuh"
 
 namespace rankreg {
 namespace gpu {
 
-void rankreg_loss(const View&, const View&, const View&, const RankRegOptions&, Reduction, int64_t,
-                  int64_t, int64_t, Type, void*, void*, Context&) {
-  throw std::runtime_error("not here yet");
+void rankreg_loss(const View& scores, const View& positives, const View& where,
+                  const RankRegOptions& options, Reduction reduction, int64_t lists, int64_t n,
+                  int64_t kept, Type rank_type, void* loss, void* state, Context& context) {
+  rankreg_loss_list(scores, positives, where, options, reduction, lists, n, kept, rank_type, loss,
+                    state, context);
 }
-void rankreg_loss_backward(const View&, const View&, const View&, const View&, const View&,
-                           const RankRegOptions&, int64_t, int64_t, int64_t, void*, Context&) {
-  throw std::runtime_error("not here yet");
+
+void rankreg_loss_backward(const View& grad, const View& scores, const View& positives,
+                           const View& state, const View& where, const RankRegOptions& options,
+                           int64_t lists, int64_t n, int64_t kept, void* out, Context& context) {
+  rankreg_loss_backward_list(grad, scores, positives, state, where, options, lists, n, kept, out,
+                             context);
 }
 
 }  // namespace gpu
