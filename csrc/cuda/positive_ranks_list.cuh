@@ -11,12 +11,12 @@ namespace gpu {
 // scores, positives, where: lists x n, strided. ranks: lists x n, contiguous; 0 but at positives.
 // Bytes moved, an item: the score, 1 or 2 of the masks, the rank.
 template <class C>
-__global__ void __launch_bounds__(kTeamMost)
+__global__ void __launch_bounds__(kTeamMost, 1)
     positive_ranks_list_kernel(ShortLists in, Output ranks) {
   RANKREG_SHARED(TeamStorage, storage);
   const Team team(in.team);
-  const TeamMemory<C, 1> memory(in);
-  const Shared lists(in);
+  const TeamMemory<C, 1> memory(in, team);
+  const ListsOf lists(team);
   for (int64_t list = lists.first; list < in.lists; list += lists.step) {
     Held<C> held(in, team);
     read(in, list, held);

@@ -56,18 +56,21 @@ struct ShortLists {
   int capacity;  // thresholds that shared memory has room for: a power of two
 };
 
-// The threads of one list. No barrier of the block is needed where they are one warp.
+// The threads of one list: a warp of the block, or all of it. A warp needs no barrier of the block.
 struct Team {
   int size, rank, warp, lane;
+  int index, count;  // of the block's teams
 
-  __device__ explicit Team(int threads)
-      : size(threads),
-        rank(int(threadIdx.x) % threads),
-        warp(rank / kWarp),
-        lane(int(threadIdx.x) % kWarp) {}
+  __device__ explicit Team(int threads) : size(threads), lane(int(threadIdx.x) % kWarp) {
+    rank = one_warp() ? lane : int(threadIdx.x);
+    warp = rank / kWarp;
+    index = one_warp() ? int(threadIdx.x) / kWarp : 0;
+    count = one_warp() ? int(blockDim.x) / kWarp : 1;
+  }
+  __device__ bool one_warp() const { return size == kWarp; }
   __device__ int warps() const { return size / kWarp; }
   __device__ void sync() const {
-    if (size == kWarp) {
+    if (one_warp()) {
       __syncwarp();
     } else {
       __syncthreads();
@@ -251,7 +254,7 @@ __device__ inline Found count_positives(const ShortLists& in, const Team& team,
     for (int step = kWarp / 2; step > 0; step /= 2)
       unmasked += __shfl_xor_sync(kAll, unmasked, step);
   }
-  if (team.size == kWarp) return {own, unmasked};
+  if (team.one_warp()) return {own, unmasked};
   // Both are at most 2^14.
   if (team.lane == 0) storage.word[team.warp] = unsigned(own) | unsigned(unmasked) << 16;
   team.sync();
@@ -273,7 +276,9 @@ __device__ inline KeyOf<C> sort_key(C value) {
 }
 
 // Thresholds of the positives: by slot while every item meets every one of them, sorted keys of
-// `length`, a power of two, for a search. Both are views of the same shared memory.
+// `length`, a power of two, for a search. Both are views of the same shared memory. Keys are padded
+// by one in 33: the lanes of a warp, which search at distances of powers of two, then read
+// different banks.
 template <class C>
 struct Thresholds {
   using Key = KeyOf<C>;
@@ -288,11 +293,11 @@ struct Thresholds {
   }
   __device__ bool sorted() const { return length != 0; }
   __device__ C* values() const { return static_cast<C*>(data); }
-  __device__ Key* keys() const { return static_cast<Key*>(data); }
+  __device__ Key& key(int i) const { return static_cast<Key*>(data)[i + i / kWarp]; }
 
   __device__ void put(int slot, C value) const {
     if (sorted()) {
-      keys()[slot] = sort_key(value);
+      key(slot) = sort_key(value);
     } else {
       values()[slot] = value;
     }
@@ -300,29 +305,28 @@ struct Thresholds {
   // Beyond the positives; before the barrier that sort() asks for.
   __device__ void pad(const Team& team) const {
     for (int i = size + team.rank; i < length; i += team.size)
-      keys()[i] = Key(~Key{0});
+      key(i) = Key(~Key{0});
   }
 
-  // #{thresholds whose key is below `key`}, each step for all `kCount` searches at once.
+  // #{thresholds whose key is below x}, each step for all `kCount` searches at once.
   template <int kCount>
-  __device__ void below(const Key (&key)[kCount], int (&place)[kCount]) const {
-    const Key* sorted = keys();
+  __device__ void below(const Key (&x)[kCount], int (&place)[kCount]) const {
 #pragma unroll
     for (int j = 0; j < kCount; ++j)
       place[j] = 0;
     for (int step = length / 2; step > 0; step /= 2) {
 #pragma unroll
       for (int j = 0; j < kCount; ++j)
-        place[j] += sorted[place[j] + step - 1] < key[j] ? step : 0;
+        place[j] += key(place[j] + step - 1) < x[j] ? step : 0;
     }
 #pragma unroll
     for (int j = 0; j < kCount; ++j)
-      place[j] += sorted[place[j]] < key[j] ? 1 : 0;
+      place[j] += key(place[j]) < x[j] ? 1 : 0;
   }
-  __device__ int below(Key key) const {
-    const Key keys[1] = {key};
+  __device__ int below(Key x) const {
+    const Key one[1] = {x};
     int place[1];
-    below(keys, place);
+    below(one, place);
     return place[0];
   }
 };
@@ -331,16 +335,17 @@ struct Thresholds {
 template <class C>
 __device__ inline void sort(const Team& team, const Thresholds<C>& thresholds) {
   using Key = KeyOf<C>;
-  Key* const keys = thresholds.keys();
   if (thresholds.size <= ListTuning::kCountingSort && thresholds.size <= team.size) {
-    const Key own = team.rank < thresholds.size ? keys[team.rank] : Key{0};
+    const Key own = team.rank < thresholds.size ? thresholds.key(team.rank) : Key{0};
     int place = 0;
     if (team.rank < thresholds.size) {
-      for (int k = 0; k < thresholds.size; ++k)
-        place += keys[k] < own || (keys[k] == own && k < team.rank);
+      for (int k = 0; k < thresholds.size; ++k) {
+        const Key other = thresholds.key(k);
+        place += other < own || (other == own && k < team.rank);
+      }
     }
     team.sync();
-    if (team.rank < thresholds.size) keys[place] = own;
+    if (team.rank < thresholds.size) thresholds.key(place) = own;
     team.sync();
     return;
   }
@@ -349,10 +354,10 @@ __device__ inline void sort(const Team& team, const Thresholds<C>& thresholds) {
     for (int step = run / 2; step > 0; step /= 2) {
       const bool mirrored = step == run / 2;
       for (int p = team.rank; p < thresholds.length / 2; p += team.size) {
-        const int low = p % step, a = (p / step) * 2 * step + low;
-        const int b = mirrored ? a - low + 2 * step - 1 - low : a + step;
-        const Key x = keys[a], y = keys[b];
-        if (y < x) keys[a] = y, keys[b] = x;
+        const int low = p & (step - 1), a = 2 * p - low;
+        const int b = mirrored ? a + 2 * (step - low) - 1 : a + step;
+        const Key x = thresholds.key(a), y = thresholds.key(b);
+        if (y < x) thresholds.key(a) = y, thresholds.key(b) = x;
       }
       team.sync();
     }
@@ -415,7 +420,7 @@ __device__ inline void sum_after(const Team& team, TeamStorage& storage, unsigne
     from += team.lane + step < kWarp ? other : 0u;
   }
   unsigned after = from - own;
-  if (team.size > kWarp) {
+  if (!team.one_warp()) {
     if (team.lane == 0) storage.word[team.warp] = from;
     team.sync();
     for (int w = team.warp + 1; w < team.warps(); ++w)
@@ -471,7 +476,7 @@ __device__ inline Above<C> count_above(const ShortLists& in, const Team& team, T
     return {thresholds, cells};
   }
   sort(team, thresholds);
-  const KeyOf<C> lowest = thresholds.keys()[0];
+  const KeyOf<C> lowest = thresholds.key(0);
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     if (r >= in.rounds) break;
@@ -561,34 +566,33 @@ struct Output {
   }
 };
 
-// Shared memory of a team: `kArrays` arrays of thresholds and capacity + 1 cells.
+// Shared memory of a team: `kArrays` arrays of thresholds, padded, and capacity + 1 cells.
+RANKREG_HD constexpr int64_t padded(int64_t capacity) { return capacity + capacity / kWarp; }
+
 template <class C, int kArrays>
-__host__ __device__ inline int64_t team_bytes(int64_t capacity) {
-  return (capacity * (kArrays * int64_t(sizeof(C)) + 4) + 4 + 15) / 16 * 16;
+RANKREG_HD inline int64_t team_bytes(int64_t capacity) {
+  return (padded(capacity) * kArrays * int64_t(sizeof(C)) + 4 * (capacity + 1) + 15) / 16 * 16;
 }
 
 template <class C, int kArrays>
 struct TeamMemory {
   unsigned char* base;
-  int64_t capacity;
+  int64_t array_bytes;
 
-  __device__ explicit TeamMemory(const ShortLists& in)
-      : base(dynamic_shared<unsigned char>() +
-             int64_t(threadIdx.x) / in.team * team_bytes<C, kArrays>(in.capacity)),
-        capacity(in.capacity) {}
-  __device__ void* array(int which) const { return base + capacity * int64_t(sizeof(C)) * which; }
+  __device__ TeamMemory(const ShortLists& in, const Team& team)
+      : base(dynamic_shared<unsigned char>() + team.index * team_bytes<C, kArrays>(in.capacity)),
+        array_bytes(padded(in.capacity) * int64_t(sizeof(C))) {}
+  __device__ void* array(int which) const { return base + array_bytes * which; }
   __device__ unsigned* cells() const { return static_cast<unsigned*>(array(kArrays)); }
 };
 
 // The lists of a team: first, first + step...
-struct Shared {
+struct ListsOf {
   int64_t first, step;
 
-  __device__ explicit Shared(const ShortLists& in) {
-    const int64_t teams = int64_t(blockDim.x) / in.team;
-    first = int64_t(blockIdx.x) * teams + int64_t(threadIdx.x) / in.team;
-    step = int64_t(gridDim.x) * teams;
-  }
+  __device__ explicit ListsOf(const Team& team)
+      : first(int64_t(blockIdx.x) * team.count + team.index),
+        step(int64_t(gridDim.x) * team.count) {}
 };
 
 // Where the gradient of the ranks, and the ranks, come from.
@@ -603,29 +607,30 @@ struct GradientOf {
 // out: lists x n, contiguous, of the scores' type.
 // Bytes moved, an item: the score, 1 or 2 of the masks, the gradient.
 template <class C, bool loss>
-__global__ void __launch_bounds__(kTeamMost)
+__global__ void __launch_bounds__(kTeamMost, 1)
     positives_backward_list_kernel(ShortLists in, GradientOf of, Output out) {
   RANKREG_SHARED(TeamStorage, storage);
   using Key = KeyOf<C>;
   const Team team(in.team);
-  const TeamMemory<C, 2> memory(in);
-  const Shared lists(in);
+  const TeamMemory<C, 2> memory(in, team);
+  const ListsOf lists(team);
   const C lam = lam_of<C>(of.options.lam);
   unsigned* const cells = memory.cells();
   for (int64_t list = lists.first; list < in.lists; list += lists.step) {
     Held<C> held(in, team);
     read(in, list, held);
+    C outer = C(1), reduced = C(1);  // read here, so that nobody waits for them
+    if (loss) {
+      outer = number_at<C>(of.grad.data, of.grad.type, list * of.grad.list_stride);
+      reduced = number_at<C>(of.ranks.data, of.ranks.type, list * of.ranks.list_stride);
+    }
     const Found found = count_positives(in, team, storage, held);
     const int positives = found.positives;
     const Thresholds<C> before(memory.array(0), positives), after(memory.array(1), positives);
     const RankReg formula{of.options.power, of.options.by_length ? double(found.unmasked) : 1.0,
                           double(positives)};
-    C divisor = lam, upstream = C(1);
-    if (loss) {
-      divisor = formula.divisor(lam);
-      upstream = number_at<C>(of.grad.data, of.grad.type, list * of.grad.list_stride) /
-                 number_at<C>(of.ranks.data, of.ranks.type, list * of.ranks.list_stride);
-    }
+    const C divisor = loss ? formula.divisor(lam) : lam;
+    const C upstream = loss ? outer / reduced : C(1);
     // A list with more positives than were kept ranks them again; ranks go to the cells' high half.
     const bool again = loss && positives > of.kept;
     clear(team, cells, positives);
@@ -679,23 +684,24 @@ __global__ void __launch_bounds__(kTeamMost)
 #pragma unroll
       for (int r = 0; r < kRounds; ++r) {
         if (r >= in.rounds) break;
-        C change[4] = {};
+        float change[4] = {};
         for (int k = 0; k < positives; ++k) {
           const C from = before.values()[k], to = after.values()[k];
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            change[j] += to > held.x[r][j] ? C(1) : C(0);
-            change[j] -= from > held.x[r][j] ? C(1) : C(0);
+            change[j] += to > held.x[r][j] ? 1.0f : 0.0f;
+            change[j] -= from > held.x[r][j] ? 1.0f : 0.0f;
           }
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : change[j];
+          held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(change[j]);
       }
     } else {
       if (!again) sort(team, before);
       sort(team, after);
       rise = after.below(Key(~Key{0})) - before.below(Key(~Key{0}));
+      const Key lowest = before.key(0) < after.key(0) ? before.key(0) : after.key(0);
 #pragma unroll
       for (int r = 0; r < kRounds; ++r) {
         if (r >= in.rounds) break;
@@ -704,12 +710,20 @@ __global__ void __launch_bounds__(kTeamMost)
 #pragma unroll
         for (int j = 0; j < 4; ++j)
           next[j] = is_nan(held.x[r][j]) ? Key{0} : Key(ascending_key(held.x[r][j]) + 1);
-        before.below(next, left);
-        after.below(next, reached);
+        bool some = false;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          left[j] = reached[j] = 0;
+          some = some || next[j] > lowest;
+        }
+        if (some) {
+          before.below(next, left);
+          after.below(next, reached);
+        }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           int place = reached[j];
-          if (place > 0 && after.keys()[place - 1] == Key(next[j] - 1))
+          if (place > 0 && after.key(place - 1) == Key(next[j] - 1))
             place = after.below(Key(next[j] - 1));  // a tie: above those before it only
           if (place > 0) atomicAdd(&cells[place], 1u);
           held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(rise - (reached[j] - left[j]));
@@ -761,16 +775,13 @@ inline int64_t list_capacity(int64_t n) {
   return capacity;
 }
 
-// Static shared memory, at most.
-constexpr int64_t kSharedElsewhere = 1536;
-
 // Whether the kernels of this file take lists of this length.
 inline bool list_fits(Type type, int64_t n, const Context& context) {
   const bool wide = type == Type::kDouble;
   if (n > ListTuning::kMost) return false;
   const int64_t capacity = list_capacity(n);
   return (wide ? team_bytes<double, 2>(capacity) : team_bytes<float, 2>(capacity)) +
-             kSharedElsewhere <=
+             int64_t(sizeof(TeamStorage)) <=
          context.shared_most;
 }
 
@@ -825,9 +836,8 @@ ListLaunch plan_lists(const View& scores, const View& positives, const View& whe
   }
   plan.threads = int(teams) * plan.in.team;
   plan.shared = teams * bytes;
-  const int64_t most = int64_t(context.multiprocessors) * (2048 / plan.threads);
   plan.blocks = (lists + teams - 1) / teams;
-  plan.blocks = plan.blocks < most ? plan.blocks : most;
+  plan.blocks = plan.blocks < kMostBlocks ? plan.blocks : kMostBlocks;
   return plan;
 }
 

@@ -33,7 +33,7 @@ __device__ inline void reduce(const Team& team, TeamStorage& storage, bool singl
     const double other = __shfl_xor_sync(kAll, sum.sum, step);
     sum.add(other, __shfl_xor_sync(kAll, sum.lost, step));
   }
-  if (single || team.size == kWarp) return;
+  if (single || team.one_warp()) return;
   if (team.lane == 0) storage.sum[team.warp] = sum.sum, storage.lost[team.warp] = sum.lost;
   team.sync();
   if (team.rank == 0) {
@@ -67,11 +67,16 @@ struct LossSum {
   }
 };
 
-// Sum over a warp's lanes of every partial; the same order, and value, whoever computes it. Read
-// past the first-level cache: other blocks of this launch may have written them.
-__device__ inline Partial sum_of(const Partial* partials, int64_t blocks) {
+// One value a warp, or a team.
+struct FinishStorage {
+  Partial each[kWarp];
+};
+
+// Sum of all partials, by all threads of a block: the same order, and value, whichever block it is.
+// Read past the first-level cache: other blocks of this launch may have written them.
+__device__ inline Partial sum_of(const Partial* partials, int64_t blocks, FinishStorage& storage) {
   Partial all = {0, 0};
-  for (int64_t b = int64_t(threadIdx.x) % kWarp; b < blocks; b += kWarp) {
+  for (int64_t b = threadIdx.x; b < blocks; b += blockDim.x) {
     const volatile Partial* partial = partials + b;
     all.sum += partial->sum, all.counted += partial->counted;
   }
@@ -79,12 +84,13 @@ __device__ inline Partial sum_of(const Partial* partials, int64_t blocks) {
     all.sum += __shfl_xor_sync(kAll, all.sum, step);
     all.counted += __shfl_xor_sync(kAll, all.counted, step);
   }
+  if (threadIdx.x % kWarp == 0) storage.each[threadIdx.x / kWarp] = all;
+  __syncthreads();
+  all = storage.each[0];
+  for (unsigned w = 1; w < blockDim.x / kWarp; ++w)
+    all.sum += storage.each[w].sum, all.counted += storage.each[w].counted;
   return all;
 }
-
-struct FinishStorage {
-  Partial team[kWarp];
-};
 
 // Every thread of every block comes here once, with its team's sum at the team's thread 0.
 //
@@ -94,12 +100,12 @@ struct FinishStorage {
 // are wiped in the end: a graph is replayed with the same tag in the same memory.
 __device__ inline void combine(const LossSum& to, const Team& team, Partial own) {
   RANKREG_SHARED(FinishStorage, storage);
-  const int teams = int(blockDim.x) / team.size, t = int(threadIdx.x);
-  if (team.rank == 0) storage.team[t / team.size] = own;
+  const int t = int(threadIdx.x);
+  if (team.rank == 0) storage.each[team.index] = own;
   __syncthreads();
-  Partial all = storage.team[0];
-  for (int other = 1; other < teams; ++other)
-    all.sum += storage.team[other].sum, all.counted += storage.team[other].counted;
+  Partial all = storage.each[0];
+  for (int other = 1; other < team.count; ++other)
+    all.sum += storage.each[other].sum, all.counted += storage.each[other].counted;
   if (gridDim.x == 1) {
     to.finish(all, t, blockDim.x, t == 0);
     return;
@@ -117,7 +123,7 @@ __device__ inline void combine(const LossSum& to, const Team& team, Partial own)
     there = there && static_cast<volatile unsigned long long*>(to.tags)[b] == to.tag;
   __threadfence();
   if (!__syncthreads_and(there)) return;
-  to.finish(sum_of(to.partials, gridDim.x), t, blockDim.x, t == 0);
+  to.finish(sum_of(to.partials, gridDim.x, storage), t, blockDim.x, t == 0);
   for (unsigned b = unsigned(t); b < gridDim.x; b += blockDim.x)
     to.tags[b] = 0;
 }
@@ -125,7 +131,8 @@ __device__ inline void combine(const LossSum& to, const Team& team, Partial own)
 // Blocks share the lists; each sums all partials. partials: one a block of the first launch. Writes
 // the loss, and state[list][0] of every list for a mean.
 __global__ void rankreg_loss_list_sum_kernel(LossSum to, int64_t blocks) {
-  to.finish(sum_of(to.partials, blocks), int64_t(blockIdx.x) * blockDim.x + threadIdx.x,
+  RANKREG_SHARED(FinishStorage, storage);
+  to.finish(sum_of(to.partials, blocks, storage), int64_t(blockIdx.x) * blockDim.x + threadIdx.x,
             int64_t(gridDim.x) * blockDim.x, blockIdx.x == 0 && threadIdx.x == 0);
 }
 
@@ -133,12 +140,12 @@ __global__ void rankreg_loss_list_sum_kernel(LossSum to, int64_t blocks) {
 // list. to.state: lists x (1 + kept), contiguous.
 // Bytes moved, an item: the score, 1 or 2 of the masks; 4 (1 + kept) a list.
 template <class C>
-__global__ void __launch_bounds__(kTeamMost)
+__global__ void __launch_bounds__(kTeamMost, 1)
     rankreg_loss_list_kernel(ShortLists in, RankRegOptions options, int kept, LossSum to) {
   RANKREG_SHARED(TeamStorage, storage);
   const Team team(in.team);
-  const TeamMemory<C, 1> memory(in);
-  const Shared lists(in);
+  const TeamMemory<C, 1> memory(in, team);
+  const ListsOf lists(team);
   Partial own = {0, 0};
   for (int64_t list = lists.first; list < in.lists; list += lists.step) {
     Held<C> held(in, team);
@@ -170,7 +177,7 @@ __global__ void __launch_bounds__(kTeamMost)
       const bool single = positives <= kWarp;
       if (!single || team.warp == 0) {
         for (int s = team.rank; s < positives; s += team.size) {
-          const bool nan = thresholds.sorted() ? thresholds.keys()[s] == KeyOf<C>(~KeyOf<C>{0})
+          const bool nan = thresholds.sorted() ? thresholds.key(s) == KeyOf<C>(~KeyOf<C>{0})
                                                : is_nan(thresholds.values()[s]);
           const double rank = nan ? absent<double>() : double(1 + int(memory.cells()[s] & 0xffffu));
           if (!thresholds.sorted() && positives <= kept) to.state.put(state + s, rank);
@@ -206,7 +213,11 @@ inline void rankreg_loss_list(const View& scores, const View& positives, const V
   with_compute_type(scores.type, [&](auto c) {
     using C = decltype(c);
     ListLaunch plan = plan_lists<C, 1>(scores, positives, where, lists, n, context);
-    if (plan.blocks == 0 && reduction != Reduction::kNone) plan.blocks = 1;  // the loss of no list
+    if (reduction != Reduction::kNone) {
+      const int64_t most = int64_t(ListTuning::kLossBlocks) * context.multiprocessors;
+      plan.blocks = plan.blocks < most ? plan.blocks : most;
+      plan.blocks = plan.blocks > 0 ? plan.blocks : 1;  // there is a loss of no lists, too
+    }
     const Type loss_type = sizeof(C) == 8 ? Type::kDouble : Type::kFloat;
     LossSum to = {reduction,
                   lists,
@@ -227,12 +238,13 @@ inline void rankreg_loss_list(const View& scores, const View& positives, const V
     launch<rankreg_loss_list_kernel<C>>(context, plan.blocks, plan.threads, plan.shared, plan.in,
                                         options, int(kept), to);
     if (combined && to.tags == nullptr) {
-      const int64_t each = (lists + 255) / 256, most = context.multiprocessors;
+      constexpr int kThreads = 256;
+      const int64_t each = (lists + kThreads - 1) / kThreads, most = context.multiprocessors;
       launch<rankreg_loss_list_sum_kernel>(context,
                                            reduction == Reduction::kSum ? 1
                                            : each < most                ? each
                                                                         : most,
-                                           256, 0, to, plan.blocks);
+                                           kThreads, 0, to, plan.blocks);
     }
   });
 }
@@ -244,5 +256,6 @@ inline void rankreg_loss_backward_list(const View& grad, const View& scores, con
   backward_list<true>(scores, positives, where, {grad, state, options, int(kept)}, lists, n, out,
                       context);
 }
+
 }  // namespace gpu
 }  // namespace rankreg

@@ -29,6 +29,9 @@ struct ListTuning {
   // Blocks up to which the last one finds itself out instead of a second launch: all tags are read
   // by every block.
   static constexpr int kTagged = 256;
+  // Blocks a multiprocessor for a loss of many lists, which have one partial sum each: several
+  // times what can be resident, so that no multiprocessor idles for long in the end.
+  static constexpr int kLossBlocks = 32;
 };
 
 }  // namespace gpu
