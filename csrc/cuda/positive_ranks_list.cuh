@@ -12,7 +12,7 @@ namespace gpu {
 // Bytes moved, an item: the score, 1 or 2 of the masks, the rank.
 template <class C>
 __global__ void __launch_bounds__(kTeamMost, 1)
-    positive_ranks_list_kernel(ShortLists in, Output ranks) {
+    positive_ranks_list_kernel(ShortLists in, Output<C, false> ranks) {
   RANKREG_SHARED(TeamStorage, storage);
   const Team team(in.team);
   const TeamMemory<C, 1> memory(in, team);
@@ -28,11 +28,12 @@ __global__ void __launch_bounds__(kTeamMost, 1)
     }
     if (positives > 0) {
       clear(team, memory.cells(), positives);
+      const Thresholds<C> thresholds(memory.array(0), positives,
+                                     positives > ListTuning::kCompareAll);
       const Above<C> above =
-          count_above(in, team, storage, held, memory.array(0), memory.cells(), positives);
+          count_above<false>(in, team, storage, held, thresholds, memory.cells());
       held.each_positive([&](int i, int slot) {
-        const C a =
-            number_at<C>(in.scores.view.data, in.scores.view.type, offset(in.scores.view, list, i));
+        const C a = score_at<C>(in, list, i);
         ranks.put(list * in.n + i, is_nan(a) ? a : C(1 + above(slot, a)));
       });
     }
@@ -44,11 +45,11 @@ inline void positive_ranks_list(const View& scores, const View& positives, const
                                 int64_t lists, int64_t n, Type rank_type, void* ranks,
                                 Context& context) {
   if (lists == 0 || n == 0) return;
-  with_compute_type(scores.type, [&](auto c) {
+  with_compute_type(scores.type, rank_type, [&](auto c) {
     using C = decltype(c);
     const ListLaunch plan = plan_lists<C, 1>(scores, positives, where, lists, n, context);
     launch<positive_ranks_list_kernel<C>>(context, plan.blocks, plan.threads, plan.shared, plan.in,
-                                          output_of(ranks, rank_type, lists, n));
+                                          output_of<C, false>(ranks, rank_type, lists, n));
   });
 }
 

@@ -110,52 +110,56 @@ struct Held {
   }
 };
 
+// Four numbers as memory holds them, moved in pieces of 16 bytes.
+template <class C>
+struct alignas(16) Four {
+  C x[4];
+};
+
+template <class C>
+__device__ inline bool narrow(const View& view) {
+  return sizeof(C) == 4 && view.type != Type::kFloat;
+}
+
 // Bits of four elements of one list, so that all loads are under way before the first is used.
 // Half and BFloat16 stay packed: C is float.
 template <class C>
 __device__ inline void read_four(const Quads& from, int64_t list, int begin, int n, C (&x)[4]) {
   const View& view = from.view;
   const int64_t at = offset(view, list, begin);
-  if (from.whole && begin + 4 <= n) {
-    if constexpr (sizeof(C) == 8) {
-      const uint4* words =
-          reinterpret_cast<const uint4*>(static_cast<const double*>(view.data) + at);
-      const uint4 low = words[0], high = words[1];
-      x[0] = bit_cast<C>(uint64_t(low.x) | uint64_t(low.y) << 32);
-      x[1] = bit_cast<C>(uint64_t(low.z) | uint64_t(low.w) << 32);
-      x[2] = bit_cast<C>(uint64_t(high.x) | uint64_t(high.y) << 32);
-      x[3] = bit_cast<C>(uint64_t(high.z) | uint64_t(high.w) << 32);
-    } else if (view.type == Type::kFloat) {
-      const uint4 words =
-          *reinterpret_cast<const uint4*>(static_cast<const float*>(view.data) + at);
-      x[0] = bit_cast<C>(words.x), x[1] = bit_cast<C>(words.y);
-      x[2] = bit_cast<C>(words.z), x[3] = bit_cast<C>(words.w);
-    } else {
-      const uint2 words =
-          *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(view.data) + at);
-      x[0] = bit_cast<C>(words.x), x[1] = bit_cast<C>(words.y);
+  const C* const wide = static_cast<const C*>(view.data) + at;
+  const uint16_t* const halves = static_cast<const uint16_t*>(view.data) + at;
+  if (!from.whole || begin + 4 > n) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (begin + j >= n) break;
+      if constexpr (sizeof(C) == 4) {
+        x[j] = narrow<C>(view) ? bit_cast<C>(uint32_t(halves[j * view.stride]))
+                               : wide[j * view.stride];
+      } else {
+        x[j] = wide[j * view.stride];
+      }
     }
     return;
   }
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if (begin + j >= n) break;
-    const int64_t one = at + j * view.stride;
-    if constexpr (sizeof(C) == 8) {
-      x[j] = static_cast<const double*>(view.data)[one];
-    } else if (view.type == Type::kFloat) {
-      x[j] = static_cast<const float*>(view.data)[one];
-    } else {
-      x[j] = bit_cast<C>(uint32_t(static_cast<const uint16_t*>(view.data)[one]));
+  if constexpr (sizeof(C) == 4) {
+    if (narrow<C>(view)) {
+      const uint2 words = *reinterpret_cast<const uint2*>(halves);
+      x[0] = bit_cast<C>(words.x), x[1] = bit_cast<C>(words.y);
+      return;
     }
   }
+  const Four<C> four = *reinterpret_cast<const Four<C>*>(wide);
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    x[j] = four.x[j];
 }
 
 // The same as numbers.
 template <class C>
 __device__ inline void widen_four(const Quads& from, int begin, int n, C (&x)[4]) {
   if constexpr (sizeof(C) == 4) {
-    if (from.view.type == Type::kFloat) return;
+    if (!narrow<C>(from.view)) return;
     uint32_t words[4];
     if (from.whole && begin + 4 <= n) {
       const uint32_t low = bit_cast<uint32_t>(x[0]), high = bit_cast<uint32_t>(x[1]);
@@ -185,6 +189,18 @@ __device__ inline uint32_t read_flags(const Quads& from, int64_t list, int begin
     if (begin + j < n) word |= uint32_t(data[at + j * from.view.stride]) << (8 * j);
   }
   return word;
+}
+
+// One score; C holds it exactly.
+template <class C>
+__device__ inline C score_at(const ShortLists& in, int64_t list, int i) {
+  const View& scores = in.scores.view;
+  const int64_t at = offset(scores, list, i);
+  if constexpr (sizeof(C) == 8) {
+    return static_cast<const double*>(scores.data)[at];
+  } else {
+    return number_at<C>(scores.data, scores.type, at);
+  }
 }
 
 // The low bits of a word's bytes, the lowest byte first.
@@ -259,6 +275,7 @@ __device__ inline Found count_positives(const ShortLists& in, const Team& team,
   if (team.lane == 0) storage.word[team.warp] = unsigned(own) | unsigned(unmasked) << 16;
   team.sync();
   unsigned all = 0, before = 0;
+#pragma unroll 1
   for (int w = 0; w < team.warps(); ++w) {
     before = w == team.warp ? all : before;
     all += w == 0 || in.where.view.data ? storage.word[w] : storage.word[w] & 0xffffu;
@@ -286,14 +303,18 @@ struct Thresholds {
   int size;    // positives
   int length;  // of the sorted keys; what is beyond `size` is all ones. 0: not sorted
 
-  __device__ Thresholds(void* memory, int positives) : data(memory), size(positives), length(0) {
-    if (positives > ListTuning::kCompareAll)
+  __device__ Thresholds(void* memory, int positives, bool sorted)
+      : data(memory), size(positives), length(0) {
+    if (sorted)
+#pragma unroll 1
       for (length = 32; length < positives;)
         length *= 2;
   }
   __device__ bool sorted() const { return length != 0; }
   __device__ C* values() const { return static_cast<C*>(data); }
-  __device__ Key& key(int i) const { return static_cast<Key*>(data)[i + i / kWarp]; }
+  __device__ Key& key(int i) const {
+    return static_cast<Key*>(data)[unsigned(i) + unsigned(i) / unsigned(kWarp)];
+  }
 
   __device__ void put(int slot, C value) const {
     if (sorted()) {
@@ -304,6 +325,7 @@ struct Thresholds {
   }
   // Beyond the positives; before the barrier that sort() asks for.
   __device__ void pad(const Team& team) const {
+#pragma unroll 1
     for (int i = size + team.rank; i < length; i += team.size)
       key(i) = Key(~Key{0});
   }
@@ -314,6 +336,7 @@ struct Thresholds {
 #pragma unroll
     for (int j = 0; j < kCount; ++j)
       place[j] = 0;
+#pragma unroll 1
     for (int step = length / 2; step > 0; step /= 2) {
 #pragma unroll
       for (int j = 0; j < kCount; ++j)
@@ -350,9 +373,12 @@ __device__ inline void sort(const Team& team, const Thresholds<C>& thresholds) {
     return;
   }
   // Bitonic network: of each pair the lower key goes to the lower index, in runs of `run` mirrored.
+#pragma unroll 1
   for (int run = 2; run <= thresholds.length; run *= 2) {
+#pragma unroll 1
     for (int step = run / 2; step > 0; step /= 2) {
       const bool mirrored = step == run / 2;
+#pragma unroll 1
       for (int p = team.rank; p < thresholds.length / 2; p += team.size) {
         const int low = p & (step - 1), a = 2 * p - low;
         const int b = mirrored ? a + 2 * (step - low) - 1 : a + step;
@@ -368,6 +394,7 @@ __device__ inline void sort(const Team& team, const Thresholds<C>& thresholds) {
 template <class C>
 __device__ inline void count_each(const ShortLists& in, const Team& team, const Held<C>& held,
                                   const Thresholds<C>& thresholds, unsigned* cells) {
+#pragma unroll 1
   for (int base = 0; base < thresholds.size; base += 8) {
     C threshold[8];
     float count[8];
@@ -412,6 +439,7 @@ __device__ inline void sum_after(const Team& team, TeamStorage& storage, unsigne
   const int begin = team.rank * each;
   const int end = begin + each < size + 1 ? begin + each : size + 1;
   unsigned own = 0;
+#pragma unroll 1
   for (int i = begin; i < end; ++i)
     own += cells[i] & 0xffffu;
   unsigned from = own;
@@ -423,9 +451,11 @@ __device__ inline void sum_after(const Team& team, TeamStorage& storage, unsigne
   if (!team.one_warp()) {
     if (team.lane == 0) storage.word[team.warp] = from;
     team.sync();
+#pragma unroll 1
     for (int w = team.warp + 1; w < team.warps(); ++w)
       after += storage.word[w];
   }
+#pragma unroll 1
   for (int i = end - 1; i >= begin; --i) {
     const unsigned cell = cells[i];
     cells[i] = (cell & 0xffff0000u) | after;
@@ -448,16 +478,16 @@ struct Above {
 
 // cells[0..size] = 0; before a barrier.
 __device__ inline void clear(const Team& team, unsigned* cells, int size) {
+#pragma unroll 1
   for (int i = team.rank; i <= size; i += team.size)
     cells[i] = 0;
 }
 
-// All items against the positives' scores. The cells are clear; three barriers.
-template <class C>
+// All items against the positives' scores. The cells are clear; two barriers, or those of sorting.
+template <bool sorted, class C>
 __device__ inline Above<C> count_above(const ShortLists& in, const Team& team, TeamStorage& storage,
-                                       const Held<C>& held, void* memory, unsigned* cells,
-                                       int positives) {
-  const Thresholds<C> thresholds(memory, positives);
+                                       const Held<C>& held, const Thresholds<C>& thresholds,
+                                       unsigned* cells) {
   if (held.positive) {
 #pragma unroll
     for (int r = 0; r < kRounds; ++r) {
@@ -470,7 +500,7 @@ __device__ inline Above<C> count_above(const ShortLists& in, const Team& team, T
   }
   thresholds.pad(team);
   team.sync();
-  if (!thresholds.sorted()) {
+  if (!sorted && !thresholds.sorted()) {
     count_each(in, team, held, thresholds, cells);
     team.sync();
     return {thresholds, cells};
@@ -496,34 +526,31 @@ __device__ inline Above<C> count_above(const ShortLists& in, const Team& team, T
     }
   }
   team.sync();
-  sum_after(team, storage, cells, positives);
+  sum_after(team, storage, cells, thresholds.size);
   return {thresholds, cells};
 }
 
-// An array of lists x n, contiguous, that takes four items at a time where it is aligned.
+// An array of lists x n, contiguous, of type C, or of narrower scores where C is float. Four items
+// at a time where it is aligned.
+template <class C, bool narrower>
 struct Output {
   void* data;
-  Type type;  // a floating-point type
+  Type type;
   bool whole;
 
-  __device__ void put(int64_t at, float value) const {
-    switch (type) {
-      case Type::kHalf: static_cast<Half*>(data)[at] = Half::from(value); break;
-      case Type::kBFloat16: static_cast<BFloat16*>(data)[at] = BFloat16::from(value); break;
-      case Type::kFloat: static_cast<float*>(data)[at] = value; break;
-      default: static_cast<double*>(data)[at] = double(value); break;
-    }
+  __device__ bool narrow() const { return narrower && sizeof(C) == 4 && type != Type::kFloat; }
+  __device__ uint16_t narrowed(C value) const {
+    return type == Type::kHalf ? Half::from(float(value)).bits : BFloat16::from(float(value)).bits;
   }
-  __device__ void put(int64_t at, double value) const {
-    if (type == Type::kDouble) {
-      static_cast<double*>(data)[at] = value;
+  __device__ void put(int64_t at, C value) const {
+    if (narrow()) {
+      static_cast<uint16_t*>(data)[at] = narrowed(value);
     } else {
-      put(at, float(value));
+      static_cast<C*>(data)[at] = value;
     }
   }
 
   // Items begin..begin + 3 of a list, as far as it has them.
-  template <class C>
   __device__ void put_four(int64_t list, int begin, int n, const C (&x)[4]) const {
     const int64_t at = list * n + begin;
     if (!whole || begin + 4 > n) {
@@ -531,38 +558,17 @@ struct Output {
       for (int j = 0; j < 4; ++j) {
         if (begin + j < n) put(at + j, x[j]);
       }
-      return;
-    }
-    if constexpr (sizeof(C) == 8) {
-      if (type == Type::kDouble) {
-        uint4* words = reinterpret_cast<uint4*>(static_cast<double*>(data) + at);
-        uint64_t bits[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          bits[j] = bit_cast<uint64_t>(x[j]);
-        words[0] = {unsigned(bits[0]), unsigned(bits[0] >> 32), unsigned(bits[1]),
-                    unsigned(bits[1] >> 32)};
-        words[1] = {unsigned(bits[2]), unsigned(bits[2] >> 32), unsigned(bits[3]),
-                    unsigned(bits[3] >> 32)};
-        return;
-      }
-    } else if (type == Type::kFloat) {
-      *reinterpret_cast<uint4*>(static_cast<float*>(data) + at) = {
-          bit_cast<uint32_t>(x[0]), bit_cast<uint32_t>(x[1]), bit_cast<uint32_t>(x[2]),
-          bit_cast<uint32_t>(x[3])};
-      return;
-    } else if (type != Type::kDouble) {
+    } else if (narrow()) {
       unsigned bits[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        bits[j] = type == Type::kHalf ? Half::from(x[j]).bits : BFloat16::from(x[j]).bits;
+        bits[j] = narrowed(x[j]);
       *reinterpret_cast<uint2*>(static_cast<uint16_t*>(data) + at) = {bits[0] | bits[1] << 16,
                                                                       bits[2] | bits[3] << 16};
-      return;
+    } else {
+      Four<C>* const four = reinterpret_cast<Four<C>*>(static_cast<C*>(data) + at);
+      *four = {x[0], x[1], x[2], x[3]};
     }
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      put(at + j, x[j]);
   }
 };
 
@@ -596,6 +602,7 @@ struct ListsOf {
 };
 
 // Where the gradient of the ranks, and the ranks, come from.
+// Ranks of short lists have the compute type, so that both are arrays of C.
 struct GradientOf {
   View grad;   // lists x n of the ranks' type; for the loss: lists x 1 of the compute type
   View ranks;  // lists x n; for the loss: the state, lists x (1 + kept)
@@ -608,7 +615,7 @@ struct GradientOf {
 // Bytes moved, an item: the score, 1 or 2 of the masks, the gradient.
 template <class C, bool loss>
 __global__ void __launch_bounds__(kTeamMost, 1)
-    positives_backward_list_kernel(ShortLists in, GradientOf of, Output out) {
+    positives_backward_list_kernel(ShortLists in, GradientOf of, Output<C, true> out) {
   RANKREG_SHARED(TeamStorage, storage);
   using Key = KeyOf<C>;
   const Team team(in.team);
@@ -621,48 +628,44 @@ __global__ void __launch_bounds__(kTeamMost, 1)
     read(in, list, held);
     C outer = C(1), reduced = C(1);  // read here, so that nobody waits for them
     if (loss) {
-      outer = number_at<C>(of.grad.data, of.grad.type, list * of.grad.list_stride);
-      reduced = number_at<C>(of.ranks.data, of.ranks.type, list * of.ranks.list_stride);
+      outer = static_cast<const C*>(of.grad.data)[list * of.grad.list_stride];
+      reduced = static_cast<const C*>(of.ranks.data)[list * of.ranks.list_stride];
     }
     const Found found = count_positives(in, team, storage, held);
     const int positives = found.positives;
-    const Thresholds<C> before(memory.array(0), positives), after(memory.array(1), positives);
+    // A list with more positives than were kept ranks them again.
+    const bool again = loss && positives > of.kept;
+    const bool sorted = again || positives > ListTuning::kCompareAll;
+    const Thresholds<C> before(memory.array(0), positives, sorted);
+    const Thresholds<C> after(memory.array(1), positives, sorted);
     const RankReg formula{of.options.power, of.options.by_length ? double(found.unmasked) : 1.0,
                           double(positives)};
     const C divisor = loss ? formula.divisor(lam) : lam;
     const C upstream = loss ? outer / reduced : C(1);
-    // A list with more positives than were kept ranks them again; ranks go to the cells' high half.
-    const bool again = loss && positives > of.kept;
     clear(team, cells, positives);
-    if (again) {
-      const Above<C> above =
-          count_above(in, team, storage, held, memory.array(0), cells, positives);
+    if (again) {  // the ranks go to the cells' high half
+      const Above<C> above = count_above<true>(in, team, storage, held, before, cells);
       held.each_positive([&](int i, int slot) {
-        const C a =
-            number_at<C>(in.scores.view.data, in.scores.view.type, offset(in.scores.view, list, i));
+        const C a = score_at<C>(in, list, i);
         atomicOr(&cells[slot], unsigned(is_nan(a) ? 0 : 1 + above(slot, a)) << 16);
       });
       team.sync();
+#pragma unroll 1
       for (int i = team.rank; i <= positives; i += team.size)
         cells[i] &= 0xffff0000u;
       team.sync();
     }
-    const auto score_of = [&](int i) {
-      return number_at<C>(in.scores.view.data, in.scores.view.type,
-                          offset(in.scores.view, list, i));
-    };
     const auto rank_of = [&](int i, int slot) {
       if (again) return C(cells[slot] >> 16);
-      return number_at<C>(of.ranks.data, of.ranks.type,
-                          offset(of.ranks, list, loss ? 1 + slot : i));
+      return static_cast<const C*>(of.ranks.data)[offset(of.ranks, list, loss ? 1 + slot : i)];
     };
     const auto moved = [&](int i, C a, C rank) {
       const C g = loss ? C(formula.inner_gradient(double(rank)))
-                       : number_at<C>(of.grad.data, of.grad.type, offset(of.grad, list, i));
+                       : static_cast<const C*>(of.grad.data)[offset(of.grad, list, i)];
       return perturb(a, lam, g);
     };
     held.each_positive([&](int i, int slot) {
-      const C a = score_of(i);
+      const C a = score_at<C>(in, list, i);
       if (!again) before.put(slot, a);
       // A NaN score has a NaN rank, which the cells cannot hold.
       after.put(slot, is_nan(a) ? a : moved(i, a, rank_of(i, slot)));
@@ -706,7 +709,7 @@ __global__ void __launch_bounds__(kTeamMost, 1)
       for (int r = 0; r < kRounds; ++r) {
         if (r >= in.rounds) break;
         Key next[4];  // the key above the item's: what is below it is not above the item
-        int left[4], reached[4];
+        int left[4], reached[4], above[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j)
           next[j] = is_nan(held.x[r][j]) ? Key{0} : Key(ascending_key(held.x[r][j]) + 1);
@@ -719,15 +722,22 @@ __global__ void __launch_bounds__(kTeamMost, 1)
         if (some) {
           before.below(next, left);
           after.below(next, reached);
+          bool tied = false;  // with a threshold: above those before it only
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            above[j] = reached[j];
+            next[j] = reached[j] > 0 ? Key(next[j] - 1) : Key{0};
+            tied = tied || (reached[j] > 0 && after.key(reached[j] - 1) == next[j]);
+          }
+          if (tied) after.below(next, above);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            if (above[j] > 0) atomicAdd(&cells[above[j]], 1u);
+          }
         }
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          int place = reached[j];
-          if (place > 0 && after.key(place - 1) == Key(next[j] - 1))
-            place = after.below(Key(next[j] - 1));  // a tie: above those before it only
-          if (place > 0) atomicAdd(&cells[place], 1u);
+        for (int j = 0; j < 4; ++j)
           held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(rise - (reached[j] - left[j]));
-        }
       }
     }
     team.sync();
@@ -745,7 +755,7 @@ __global__ void __launch_bounds__(kTeamMost, 1)
       out.put_four(list, held.begin(r), in.n, value);
     }
     held.each_positive([&](int i, int slot) {
-      const C a = score_of(i);
+      const C a = score_at<C>(in, list, i);
       if (is_nan(a)) return;
       const C rank = rank_of(i, slot), to = moved(i, a, rank);
       if (to == a) return;  // it stays, and has been written like any other item
@@ -797,7 +807,8 @@ inline Quads quads_of(const View& view, int64_t lists) {
   return {view, view.data != nullptr && view.stride == 1 && aligned};
 }
 
-inline Output output_of(void* data, Type type, int64_t lists, int64_t n) {
+template <class C, bool narrower>
+Output<C, narrower> output_of(void* data, Type type, int64_t lists, int64_t n) {
   View view;
   view.data = data, view.type = type, view.list_stride = n, view.stride = 1;
   return {data, type, quads_of(view, lists).whole};
@@ -841,10 +852,12 @@ ListLaunch plan_lists(const View& scores, const View& positives, const View& whe
   return plan;
 }
 
-// Calls f with a value of the type that scores are compared in.
+// Calls f with a number of the compute type of the scores, which the ranks must have, too.
 template <class F>
-void with_compute_type(Type type, const F& f) {
-  if (type == Type::kDouble) {
+void with_compute_type(Type scores, Type ranks, const F& f) {
+  if (ranks != (scores == Type::kDouble ? Type::kDouble : Type::kFloat))
+    throw std::invalid_argument("rankreg_ext: ranks of short lists have the compute type");
+  if (scores == Type::kDouble) {
     f(double{});
   } else {
     f(float{});
@@ -855,12 +868,12 @@ template <bool loss>
 void backward_list(const View& scores, const View& positives, const View& where,
                    const GradientOf& of, int64_t lists, int64_t n, void* out, Context& context) {
   if (lists == 0 || n == 0) return;
-  with_compute_type(scores.type, [&](auto c) {
+  with_compute_type(scores.type, of.ranks.type, [&](auto c) {
     using C = decltype(c);
     const ListLaunch plan = plan_lists<C, 2>(scores, positives, where, lists, n, context);
     launch<positives_backward_list_kernel<C, loss>>(context, plan.blocks, plan.threads, plan.shared,
                                                     plan.in, of,
-                                                    output_of(out, scores.type, lists, n));
+                                                    output_of<C, true>(out, scores.type, lists, n));
   });
 }
 

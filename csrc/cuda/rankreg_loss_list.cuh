@@ -49,10 +49,12 @@ struct Partial {
 };
 
 // The loss of all lists: one value a block, combined by whoever knows that all are there.
+template <class C>
 struct LossSum {
   Reduction reduction;
   int64_t lists, state_stride;
-  Output loss, state;
+  C* loss;                   // one value, or one a list
+  C* state;                  // lists x state_stride
   Partial* partials;         // a block; null where there is one block
   unsigned long long* tags;  // a block: `tag` once its partial is written. Null: a launch combines
   unsigned long long tag;    // of this call, drawn so that memory does not hold it by chance
@@ -60,10 +62,10 @@ struct LossSum {
   // By all threads of a block; `all` is the same at each.
   __device__ void finish(Partial all, int64_t first_list, int64_t list_step, bool writes) const {
     const double divisor = reduction == Reduction::kMean && all.counted > 0 ? all.counted : 1.0;
-    if (writes) loss.put(0, all.sum / divisor);
+    if (writes) loss[0] = C(all.sum / divisor);
     if (reduction != Reduction::kMean) return;
     for (int64_t list = first_list; list < lists; list += list_step)
-      state.put(list * state_stride, divisor);
+      state[list * state_stride] = C(divisor);
   }
 };
 
@@ -98,7 +100,8 @@ __device__ inline Partial sum_of(const Partial* partials, int64_t blocks, Finish
 // partial, then its tag, then reads all tags, with fences in between, so that at least the last
 // block to write sees all of them. Should two blocks see them, both write the same results. They
 // are wiped in the end: a graph is replayed with the same tag in the same memory.
-__device__ inline void combine(const LossSum& to, const Team& team, Partial own) {
+template <class C>
+__device__ inline void combine(const LossSum<C>& to, const Team& team, Partial own) {
   RANKREG_SHARED(FinishStorage, storage);
   const int t = int(threadIdx.x);
   if (team.rank == 0) storage.each[team.index] = own;
@@ -130,7 +133,8 @@ __device__ inline void combine(const LossSum& to, const Team& team, Partial own)
 
 // Blocks share the lists; each sums all partials. partials: one a block of the first launch. Writes
 // the loss, and state[list][0] of every list for a mean.
-__global__ void rankreg_loss_list_sum_kernel(LossSum to, int64_t blocks) {
+template <class C>
+__global__ void rankreg_loss_list_sum_kernel(LossSum<C> to, int64_t blocks) {
   RANKREG_SHARED(FinishStorage, storage);
   to.finish(sum_of(to.partials, blocks, storage), int64_t(blockIdx.x) * blockDim.x + threadIdx.x,
             int64_t(gridDim.x) * blockDim.x, blockIdx.x == 0 && threadIdx.x == 0);
@@ -141,7 +145,7 @@ __global__ void rankreg_loss_list_sum_kernel(LossSum to, int64_t blocks) {
 // Bytes moved, an item: the score, 1 or 2 of the masks; 4 (1 + kept) a list.
 template <class C>
 __global__ void __launch_bounds__(kTeamMost, 1)
-    rankreg_loss_list_kernel(ShortLists in, RankRegOptions options, int kept, LossSum to) {
+    rankreg_loss_list_kernel(ShortLists in, RankRegOptions options, int kept, LossSum<C> to) {
   RANKREG_SHARED(TeamStorage, storage);
   const Team team(in.team);
   const TeamMemory<C, 1> memory(in, team);
@@ -152,22 +156,22 @@ __global__ void __launch_bounds__(kTeamMost, 1)
     read(in, list, held);
     const Found found = count_positives(in, team, storage, held);
     const int positives = found.positives;
-    const int64_t state = list * to.state_stride + 1;
+    C* const state = to.state + list * to.state_stride;
     for (int s = team.rank; s < kept; s += team.size) {
-      if (s >= positives || positives > kept) to.state.put(state + s, 0.0);
+      if (s >= positives || positives > kept) state[1 + s] = C(0);
     }
-    if (team.rank == 0 && to.reduction != Reduction::kMean) to.state.put(state - 1, 1.0);
+    if (team.rank == 0 && to.reduction != Reduction::kMean) state[0] = C(1);
     double value = 0;
     if (positives > 0) {
       clear(team, memory.cells(), positives);
+      const Thresholds<C> thresholds(memory.array(0), positives,
+                                     positives > ListTuning::kCompareAll);
       const Above<C> above =
-          count_above(in, team, storage, held, memory.array(0), memory.cells(), positives);
-      const Thresholds<C>& thresholds = above.thresholds;
+          count_above<false>(in, team, storage, held, thresholds, memory.cells());
       if (thresholds.sorted() && positives <= kept) {
         held.each_positive([&](int i, int slot) {
-          const C a = number_at<C>(in.scores.view.data, in.scores.view.type,
-                                   offset(in.scores.view, list, i));
-          to.state.put(state + slot, is_nan(a) ? a : C(1 + above(slot, a)));
+          const C a = score_at<C>(in, list, i);
+          state[1 + slot] = is_nan(a) ? a : C(1 + above(slot, a));
         });
       }
       const RankReg formula{options.power, options.by_length ? double(found.unmasked) : 1.0,
@@ -180,7 +184,7 @@ __global__ void __launch_bounds__(kTeamMost, 1)
           const bool nan = thresholds.sorted() ? thresholds.key(s) == KeyOf<C>(~KeyOf<C>{0})
                                                : is_nan(thresholds.values()[s]);
           const double rank = nan ? absent<double>() : double(1 + int(memory.cells()[s] & 0xffffu));
-          if (!thresholds.sorted() && positives <= kept) to.state.put(state + s, rank);
+          if (!thresholds.sorted() && positives <= kept) state[1 + s] = C(rank);
           sum.add(formula.term(rank), 0);
         }
         reduce(team, storage, single, sum);
@@ -188,7 +192,7 @@ __global__ void __launch_bounds__(kTeamMost, 1)
       value = formula.value(sum.value());
     }
     if (team.rank == 0) {
-      if (to.reduction == Reduction::kNone) to.loss.put(list, value);
+      if (to.reduction == Reduction::kNone) to.loss[list] = C(value);
       if (positives > 0) own.sum += value, own.counted += 1;
     }
     team.sync();
@@ -210,7 +214,7 @@ inline void rankreg_loss_list(const View& scores, const View& positives, const V
                               const RankRegOptions& options, Reduction reduction, int64_t lists,
                               int64_t n, int64_t kept, Type rank_type, void* loss, void* state,
                               Context& context) {
-  with_compute_type(scores.type, [&](auto c) {
+  with_compute_type(scores.type, rank_type, [&](auto c) {
     using C = decltype(c);
     ListLaunch plan = plan_lists<C, 1>(scores, positives, where, lists, n, context);
     if (reduction != Reduction::kNone) {
@@ -218,15 +222,8 @@ inline void rankreg_loss_list(const View& scores, const View& positives, const V
       plan.blocks = plan.blocks < most ? plan.blocks : most;
       plan.blocks = plan.blocks > 0 ? plan.blocks : 1;  // there is a loss of no lists, too
     }
-    const Type loss_type = sizeof(C) == 8 ? Type::kDouble : Type::kFloat;
-    LossSum to = {reduction,
-                  lists,
-                  1 + kept,
-                  Output{loss, loss_type, false},
-                  Output{state, rank_type, false},
-                  nullptr,
-                  nullptr,
-                  0};
+    LossSum<C> to = {reduction, lists,   1 + kept, static_cast<C*>(loss), static_cast<C*>(state),
+                     nullptr,   nullptr, 0};
     const bool combined = reduction != Reduction::kNone && plan.blocks > 1;
     if (combined) {
       to.partials = context.scratch<Partial>(plan.blocks);
@@ -240,11 +237,11 @@ inline void rankreg_loss_list(const View& scores, const View& positives, const V
     if (combined && to.tags == nullptr) {
       constexpr int kThreads = 256;
       const int64_t each = (lists + kThreads - 1) / kThreads, most = context.multiprocessors;
-      launch<rankreg_loss_list_sum_kernel>(context,
-                                           reduction == Reduction::kSum ? 1
-                                           : each < most                ? each
-                                                                        : most,
-                                           kThreads, 0, to, plan.blocks);
+      launch<rankreg_loss_list_sum_kernel<C>>(context,
+                                              reduction == Reduction::kSum ? 1
+                                              : each < most                ? each
+                                                                           : most,
+                                              kThreads, 0, to, plan.blocks);
     }
   });
 }

@@ -9,7 +9,7 @@ namespace gpu {
 
 struct ListTuning {
   // Items of a list that a thread holds in registers, four a round.
-  static constexpr int kRounds = 4;
+  static constexpr int kRounds = 2;
   // Threads of a block: with 1024, a thread has 64 registers, and the gradient spills some.
   static constexpr int kTeamMost = 512;
   // The longest list that is held on chip, where shared memory has room for it: 12 or 20 bytes an
