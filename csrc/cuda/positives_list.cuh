@@ -823,6 +823,7 @@ struct ListLaunch {
 template <class C, int kArrays>
 ListLaunch plan_lists(const View& scores, const View& positives, const View& where, int64_t lists,
                       int64_t n, const Context& context) {
+  if (n > ListTuning::kMost) throw std::invalid_argument("rankreg_ext: not a short list");
   ListLaunch plan;
   plan.in = {quads_of(scores, lists),
              quads_of(positives, lists),
