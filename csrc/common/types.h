@@ -82,9 +82,15 @@ struct BFloat16 {
   RANKREG_HD explicit operator float() const { return bit_cast<float>(uint32_t(bits) << 16); }
 
   RANKREG_HD static BFloat16 from(float value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint16_t converted;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(converted) : "f"(value));
+    return {converted};
+#else
     const uint32_t word = bit_cast<uint32_t>(value);
     if ((word & 0x7fffffffu) > 0x7f800000u) return {uint16_t((word >> 16) | 0x40u)};
     return {uint16_t((word + 0x7fffu + ((word >> 16) & 1u)) >> 16)};
+#endif
   }
 };
 

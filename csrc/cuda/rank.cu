@@ -5,10 +5,8 @@
 #include "rank.h"
 #include "rank_counting.cuh"
 #include "rank_network.cuh"
-#include "tuning.h"
-#if __has_include("rank_radix.cuh")
 #include "rank_radix.cuh"
-#endif
+#include "tuning.h"
 
 namespace rankreg {
 namespace gpu {
@@ -117,12 +115,8 @@ void rank_lists(const Items& items, const Sink& sink, Ties ties, int64_t lists, 
     }
   }
   if (by_network(items, sink, ties, lists, n, bytes, context)) return;
-#if __has_include("rank_radix.cuh")
   if (!rank_block_radix(items, sink, ties, lists, n, context))
     rank_device_radix(items, sink, ties, lists, n, context);
-#else
-  throw std::invalid_argument("rankreg_ext: lists of this length have no kernel in this build");
-#endif
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
+// Short lists are held on chip, one launch each way; longer ones are streamed by many blocks.
 #include "positives_stream.cuh"
 #include "rankreg_loss.h"
+#include "rankreg_loss_list.cuh"
 
 namespace rankreg {
 namespace gpu {
@@ -7,15 +9,17 @@ namespace gpu {
 void rankreg_loss(const View& scores, const View& positives, const View& where,
                   const RankRegOptions& options, Reduction reduction, int64_t lists, int64_t n,
                   int64_t kept, Type rank_type, void* loss, void* state, Context& context) {
-  rankreg_loss_stream(scores, positives, where, options, reduction, lists, n, kept, rank_type, loss,
-                      state, context);
+  const auto& kernel = list_fits(scores.type, n, context) ? rankreg_loss_list : rankreg_loss_stream;
+  kernel(scores, positives, where, options, reduction, lists, n, kept, rank_type, loss, state,
+         context);
 }
 
 void rankreg_loss_backward(const View& grad, const View& scores, const View& positives,
                            const View& state, const View& where, const RankRegOptions& options,
                            int64_t lists, int64_t n, int64_t kept, void* out, Context& context) {
-  rankreg_loss_backward_stream(grad, scores, positives, state, where, options, lists, n, kept, out,
-                               context);
+  const auto& kernel = list_fits(scores.type, n, context) ? rankreg_loss_backward_list
+                                                          : rankreg_loss_backward_stream;
+  kernel(grad, scores, positives, state, where, options, lists, n, kept, out, context);
 }
 
 }  // namespace gpu
