@@ -77,7 +77,8 @@ __device__ __forceinline__ bool less(const PairWord<uint32_t>& a, const PairWord
   return (uint64_t{a.key} << 32 | a.index) < (uint64_t{b.key} << 32 | b.index);
 }
 __device__ __forceinline__ bool less(const PairWord<uint64_t>& a, const PairWord<uint64_t>& b) {
-  return a.key < b.key || (a.key == b.key && a.index < b.index);
+  // No && and no ||, which would branch.
+  return bool(int(a.key < b.key) | (int(a.key == b.key) & int(a.index < b.index)));
 }
 
 __device__ __forceinline__ NarrowWord chosen(bool first, NarrowWord a, NarrowWord b) {
