@@ -19,11 +19,15 @@ from rankreg_ext import _ops
 
 @contextmanager
 def emulated(
-    seed: int = 0, multiprocessors: int = 4, shared_most: int = 227 * 1024
+    seed: int = 0,
+    multiprocessors: int = 4,
+    shared_most: int = 227 * 1024,
+    ops: str = "rankreg_ext_emulated",
 ) -> Iterator[ModuleType]:
     """Within the block, ops on CPU tensors are those of csrc/cuda; threads run in an order by seed.
 
-    The size of the GPU decides which way kernels take.
+    The size of the GPU decides which way kernels take; "rankreg_ext_stream" for ``ops`` treats
+    every list of rare positives as a long one.
     """
     module = load()
     module.set_seed(seed)
@@ -33,7 +37,7 @@ def emulated(
         warnings.simplefilter("ignore")
         for schema in _ops._SCHEMAS:
             name = schema.split("(")[0]
-            op = getattr(torch.ops.rankreg_ext_emulated, name).default
+            op = getattr(getattr(torch.ops, ops), name).default
             override.impl(name, op, "CPU", allow_override=True)
     try:
         with rankreg_ext.use_backend("auto"):

@@ -87,7 +87,9 @@ def load() -> ModuleType:
     flags = SANITIZE if SANITIZED else ""
     path = build(ROOT / "build" / "emulator" / f"{tag}{'_sanitized' * SANITIZED}", flags, flags)
     # Kept alive by the module: Libraries that are collected take their ops with them.
-    namespaces = ("rankreg_ext_emulated", "rankreg_ext_block_radix", "rankreg_ext_device_radix")
+    namespaces = [
+        f"rankreg_ext_{ops}" for ops in ("emulated", "stream", "block_radix", "device_radix")
+    ]
     libraries = [torch.library.Library(namespace, "DEF") for namespace in namespaces]
     for library in libraries:
         for schema in _ops._SCHEMAS:
