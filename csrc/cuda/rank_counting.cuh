@@ -157,8 +157,9 @@ inline int64_t grid_counting_shared(int warps, int items) {
 
 // A list's tile of 32 * kItems items per block, every warp holding all of them; each warp counts
 // those of its own range of the list's other items, `range` of them, a multiple of 4, and the
-// warps' counts are added in shared memory. Not for dense ranks. items, sink: lists x n. Bytes
-// moved: the list is read once a tile, from the L2 cache.
+// warps' counts are added in shared memory. Not for dense ranks.
+//
+// items, sink: lists x n. Bytes moved: the list is read once a tile, from the L2 cache.
 template <class C, int kItems>
 __global__ void __launch_bounds__(kWarp* grid_counting_warps(kItems))
     rank_over_grid(Items items, Sink sink, Ties ties, int n, int range) {

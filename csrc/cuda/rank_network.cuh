@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(kMostThreads)
   // Where words of no item begin, a group of their own does: it ends the last item's.
   uint32_t twice[kItems];
   ranks_of_sorted(ties, heads, group_size * kItems, group, storage->scans, twice);
-  group.sync();  // the words in shared memory are done with
+  __syncwarp();  // lanes have read the words that ranks take the place of; warps, a barrier ago
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
     if (is_item(word[j])) ranks[index_in(word[j])] = twice[j];
