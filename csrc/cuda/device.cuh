@@ -26,6 +26,8 @@ struct Exact {
 template <class T>
 using Exactly = typename Exact<T>::type;
 
+constexpr int64_t kMostStatic = 16384;  // bytes of static shared memory that a kernel may have
+
 }  // namespace gpu
 }  // namespace rankreg
 
@@ -53,15 +55,18 @@ inline void check(cudaError_t error, const char* what) {
                              cudaGetErrorString(error));
 }
 
-// More than 48 KiB must be asked for, once per kernel and device.
+// More than 48 KiB, static memory included, must be asked for: once per kernel and device.
 template <auto kernel>
 void allow_shared(const Context& context, int64_t bytes) {
-  constexpr int64_t kAlways = 49152;
+  constexpr int64_t kAlways = 49152 - kMostStatic;
   static std::atomic<uint64_t> allowed{0};  // a bit a device; from 64 on, asked for every time
   const uint64_t bit = context.device < 64 ? uint64_t{1} << context.device : 0;
   if (bytes <= kAlways || (allowed.load(std::memory_order_relaxed) & bit)) return;
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(context.shared_most)),
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, function), "cudaFuncGetAttributes");
+  check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             int(context.shared_most - int64_t(attributes.sharedSizeBytes))),
         "cudaFuncSetAttribute");
   allowed.fetch_or(bit, std::memory_order_relaxed);
 }
@@ -95,8 +100,8 @@ T* dynamic_shared() {
 template <auto kernel, class... P>
 void launch_as(void (*)(P...), const Context& context, int64_t blocks, int threads, int64_t shared,
                Exactly<P>... arguments) {
-  if (shared > context.shared_most) throw std::runtime_error("rankreg_ext: too much shared memory");
-  emulator::run(blocks, threads, size_t(shared), [&] { kernel(arguments...); });
+  emulator::run(blocks, threads, {size_t(shared), size_t(kMostStatic), size_t(context.shared_most)},
+                [&] { kernel(arguments...); });
 }
 
 }  // namespace gpu

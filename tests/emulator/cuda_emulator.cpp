@@ -140,7 +140,8 @@ struct Block {
   Wait barrier_kind = Wait::kBarrier;
   int64_t barrier_sum = 0, barrier_result = 0;
   std::unique_ptr<unsigned char[]> dynamic;
-  size_t dynamic_bytes = 0;
+  Shared shared = {};
+  size_t static_bytes = 0;
   std::map<const void*, std::unique_ptr<unsigned char[]>> statics;
 };
 
@@ -248,9 +249,10 @@ void run_block(unsigned index, const std::function<void()>& kernel) {
   block.finished = block.at_barrier = 0;
   block.barrier_sum = 0;
   block.statics.clear();
+  block.static_bytes = 0;
   // Never null, and never zero bytes long: the address is what counts.
-  block.dynamic.reset(new unsigned char[block.dynamic_bytes ? block.dynamic_bytes : 1]);
-  memset(block.dynamic.get(), kPoison, block.dynamic_bytes);
+  block.dynamic.reset(new unsigned char[block.shared.dynamic ? block.shared.dynamic : 1]);
+  memset(block.dynamic.get(), kPoison, block.shared.dynamic);
   for (int t = 0; t < block.count; ++t) {
     Thread& thread = *block.threads[size_t(t)];
     thread.wait = Wait::kNone;
@@ -298,6 +300,10 @@ void* dynamic_shared() { return block.dynamic.get(); }
 void* static_shared(const void* tag, size_t bytes) {
   auto& memory = block.statics[tag];
   if (!memory) {
+    block.static_bytes += bytes;
+    if (block.static_bytes > block.shared.static_most ||
+        block.static_bytes + block.shared.dynamic > block.shared.most)
+      throw std::runtime_error("a block asks for too much shared memory");
     memory.reset(new unsigned char[bytes]);
     memset(memory.get(), kPoison, bytes);
   }
@@ -361,14 +367,16 @@ const uint64_t* exchange(unsigned mask, Wait kind, uint64_t value) {
   return self.slab.words;
 }
 
-void run(int64_t blocks, int threads, size_t dynamic_bytes, const std::function<void()>& kernel) {
+void run(int64_t blocks, int threads, const Shared& shared, const std::function<void()>& kernel) {
   const Running guard;
   ++launch_count;
   if (threads < 1 || threads > 1024) throw std::runtime_error("a block has 1 to 1024 threads");
   blockDim = {unsigned(threads), 1, 1};
   gridDim = {unsigned(blocks), 1, 1};
   block.count = threads;
-  block.dynamic_bytes = dynamic_bytes;
+  if (shared.dynamic > shared.most)
+    throw std::runtime_error("a block asks for too much shared memory");
+  block.shared = shared;
   while (block.threads.size() < size_t(threads)) {
     block.threads.emplace_back(new Thread);
     block.threads.back()->stack.reset(new Stack);

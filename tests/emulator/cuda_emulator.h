@@ -56,9 +56,15 @@ void set_seed(uint64_t seed);
 // Launches since the process began.
 int64_t launches();
 
+// Bytes of a block.
+struct Shared {
+  size_t dynamic;
+  size_t static_most, most;  // of all static memory, and with the dynamic
+};
+
 // kernel() as every thread of every block; std::runtime_error for what a GPU would hang or crash
 // on.
-void run(int64_t blocks, int threads, size_t dynamic_bytes, const std::function<void()>& kernel);
+void run(int64_t blocks, int threads, const Shared& shared, const std::function<void()>& kernel);
 
 void* dynamic_shared();
 void* static_shared(const void* tag, size_t bytes);
