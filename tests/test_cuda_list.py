@@ -191,6 +191,7 @@ def test_ranks_that_were_not_kept_are_counted_again(count, dtype):
         (20, 300, 4, 1),
         (256, 130, 132, 1),
         (257, 130, 132, 2),  # and more need a launch
+        (40, 300, 1, 1),  # several lists a team
         (2600, 3, 9, 2),
     ],
 )

@@ -7,7 +7,7 @@
 namespace rankreg {
 namespace gpu {
 
-// A team of threads a list: a warp, or the block; teams take further lists in turn.
+// A team of threads a list: a warp, or the block.
 // scores, positives, where: lists x n, strided. ranks: lists x n, contiguous; 0 but at positives.
 // Bytes moved, an item: the score, 1 or 2 of the masks, the rank.
 template <class C>
@@ -16,28 +16,24 @@ __global__ void __launch_bounds__(kTeamMost, 1)
   RANKREG_SHARED(TeamStorage, storage);
   const Team team(in.team);
   const TeamMemory<C, 1> memory(in, team);
-  const ListsOf lists(team);
-  for (int64_t list = lists.first; list < in.lists; list += lists.step) {
-    Held<C> held(in, team);
-    read(in, list, held);
-    const int positives = count_positives(in, team, storage, held).positives;
-    const C zeros[4] = {};
+  const int64_t list = list_of(team);
+  if (list >= in.lists) return;  // a warp that shares no barrier
+  Held<C> held(in, team);
+  read(in, list, held);
+  const int positives = count_positives(in, team, storage, held).positives;
+  const C zeros[4] = {};
 #pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      if (r < in.rounds && held.begin(r) < in.n) ranks.put_four(list, held.begin(r), in.n, zeros);
-    }
-    if (positives > 0) {
-      clear(team, memory.cells(), positives);
-      const Thresholds<C> thresholds(memory.array(0), positives,
-                                     positives > ListTuning::kCompareAll);
-      const Above<C> above =
-          count_above<false>(in, team, storage, held, thresholds, memory.cells());
-      held.each_positive([&](int i, int slot) {
-        const C a = score_at<C>(in, list, i);
-        ranks.put(list * in.n + i, is_nan(a) ? a : C(1 + above(slot, a)));
-      });
-    }
-    team.sync();  // of shared memory, for the next list
+  for (int r = 0; r < kRounds; ++r) {
+    if (r < in.rounds && held.begin(r) < in.n) ranks.put_four(list, held.begin(r), in.n, zeros);
+  }
+  if (positives > 0) {
+    clear(team, memory.cells(), positives);
+    const Thresholds<C> thresholds(memory.array(0), positives, positives > ListTuning::kCompareAll);
+    const Above<C> above = count_above<false>(in, team, storage, held, thresholds, memory.cells());
+    held.each_positive([&](int i, int slot) {
+      const C a = score_at<C>(in, list, i);
+      ranks.put(list * in.n + i, is_nan(a) ? a : C(1 + above(slot, a)));
+    });
   }
 }
 
@@ -60,5 +56,6 @@ inline void positive_ranks_backward_list(const View& grad, const View& scores,
   backward_list<false>(scores, positives, where, {grad, ranks, {lam, 1, false}, 0}, lists, n, out,
                        context);
 }
+
 }  // namespace gpu
 }  // namespace rankreg

@@ -36,14 +36,13 @@ RANKREG_HD inline C absent() {
 }
 
 constexpr int kRounds = ListTuning::kRounds;
+constexpr int kTeamMost = ListTuning::kTeamMost;
 
 // Four items at a time: a view is read so where its lists are contiguous and aligned.
 struct Quads {
   View view;  // lists x n
   bool whole;
 };
-
-constexpr int kTeamMost = ListTuning::kTeamMost;
 
 // Lists, and how they are shared out.
 struct ShortLists {
@@ -592,27 +591,23 @@ struct TeamMemory {
   __device__ unsigned* cells() const { return static_cast<unsigned*>(array(kArrays)); }
 };
 
-// The lists of a team: first, first + step...
-struct ListsOf {
-  int64_t first, step;
+// The team's first list, and its only one if there are teams enough.
+__device__ inline int64_t list_of(const Team& team) {
+  return int64_t(blockIdx.x) * team.count + team.index;
+}
 
-  __device__ explicit ListsOf(const Team& team)
-      : first(int64_t(blockIdx.x) * team.count + team.index),
-        step(int64_t(gridDim.x) * team.count) {}
-};
-
-// Where the gradient of the ranks, and the ranks, come from.
-// Ranks of short lists have the compute type, so that both are arrays of C.
+// Where the gradient of the ranks, and the ranks, come from. Both are of the compute type, which
+// ranks of short lists have.
 struct GradientOf {
-  View grad;   // lists x n of the ranks' type; for the loss: lists x 1 of the compute type
-  View ranks;  // lists x n; for the loss: the state, lists x (1 + kept)
-  RankRegOptions options;  // of ranks alone: lam
+  View grad;               // lists x n; for the loss: lists x 1
+  View ranks;              // lists x n; for the loss: the state, lists x (1 + kept)
+  RankRegOptions options;  // for ranks: lam alone
   int kept;
 };
 
-// Both backward ops. A team of threads a list, as forward.
-// out: lists x n, contiguous, of the scores' type.
-// Bytes moved, an item: the score, 1 or 2 of the masks, the gradient.
+// Both backward ops. A team of threads a list: a warp, or the block. scores, positives, where:
+// lists x n, strided. out: lists x n, contiguous, of the scores' type. Bytes moved, an item: the
+// score, 1 or 2 of the masks, the gradient.
 template <class C, bool loss>
 __global__ void __launch_bounds__(kTeamMost, 1)
     positives_backward_list_kernel(ShortLists in, GradientOf of, Output<C, true> out) {
@@ -620,162 +615,160 @@ __global__ void __launch_bounds__(kTeamMost, 1)
   using Key = KeyOf<C>;
   const Team team(in.team);
   const TeamMemory<C, 2> memory(in, team);
-  const ListsOf lists(team);
   const C lam = lam_of<C>(of.options.lam);
   unsigned* const cells = memory.cells();
-  for (int64_t list = lists.first; list < in.lists; list += lists.step) {
-    Held<C> held(in, team);
-    read(in, list, held);
-    C outer = C(1), reduced = C(1);  // read here, so that nobody waits for them
-    if (loss) {
-      outer = static_cast<const C*>(of.grad.data)[list * of.grad.list_stride];
-      reduced = static_cast<const C*>(of.ranks.data)[list * of.ranks.list_stride];
-    }
-    const Found found = count_positives(in, team, storage, held);
-    const int positives = found.positives;
-    // A list with more positives than were kept ranks them again.
-    const bool again = loss && positives > of.kept;
-    const bool sorted = again || positives > ListTuning::kCompareAll;
-    const Thresholds<C> before(memory.array(0), positives, sorted);
-    const Thresholds<C> after(memory.array(1), positives, sorted);
-    const RankReg formula{of.options.power, of.options.by_length ? double(found.unmasked) : 1.0,
-                          double(positives)};
-    const C divisor = loss ? formula.divisor(lam) : lam;
-    const C upstream = loss ? outer / reduced : C(1);
-    clear(team, cells, positives);
-    if (again) {  // the ranks go to the cells' high half
-      const Above<C> above = count_above<true>(in, team, storage, held, before, cells);
-      held.each_positive([&](int i, int slot) {
-        const C a = score_at<C>(in, list, i);
-        atomicOr(&cells[slot], unsigned(is_nan(a) ? 0 : 1 + above(slot, a)) << 16);
-      });
-      team.sync();
+  const int64_t list = list_of(team);
+  if (list >= in.lists) return;  // a warp that shares no barrier
+  Held<C> held(in, team);
+  read(in, list, held);
+  C outer = C(1), reduced = C(1);  // on their way together with the list
+  if (loss) {
+    outer = static_cast<const C*>(of.grad.data)[list * of.grad.list_stride];
+    reduced = static_cast<const C*>(of.ranks.data)[list * of.ranks.list_stride];
+  }
+  const Found found = count_positives(in, team, storage, held);
+  const int positives = found.positives;
+  // A list with more positives than were kept ranks them again.
+  const bool again = loss && positives > of.kept;
+  const bool sorted = again || positives > ListTuning::kCompareAll;
+  const Thresholds<C> before(memory.array(0), positives, sorted);
+  const Thresholds<C> after(memory.array(1), positives, sorted);
+  const RankReg formula{of.options.power, of.options.by_length ? double(found.unmasked) : 1.0,
+                        double(positives)};
+  const C divisor = loss ? formula.divisor(lam) : lam;
+  const C upstream = loss ? outer / reduced : C(1);
+  clear(team, cells, positives);
+  if (again) {  // the ranks go to the cells' high half
+    const Above<C> above = count_above<true>(in, team, storage, held, before, cells);
+    held.each_positive([&](int i, int slot) {
+      const C a = score_at<C>(in, list, i);
+      atomicOr(&cells[slot], unsigned(is_nan(a) ? 0 : 1 + above(slot, a)) << 16);
+    });
+    team.sync();
 #pragma unroll 1
-      for (int i = team.rank; i <= positives; i += team.size)
-        cells[i] &= 0xffff0000u;
-      team.sync();
-    }
-    const auto rank_of = [&](int i, int slot) {
-      if (again) return C(cells[slot] >> 16);
-      return static_cast<const C*>(of.ranks.data)[offset(of.ranks, list, loss ? 1 + slot : i)];
-    };
-    const auto moved = [&](int i, C a, C rank) {
-      const C g = loss ? C(formula.inner_gradient(double(rank)))
-                       : static_cast<const C*>(of.grad.data)[offset(of.grad, list, i)];
-      return perturb(a, lam, g);
-    };
-    held.each_positive([&](int i, int slot) {
-      const C a = score_at<C>(in, list, i);
-      if (!again) before.put(slot, a);
-      // A NaN score has a NaN rank, which the cells cannot hold.
-      after.put(slot, is_nan(a) ? a : moved(i, a, rank_of(i, slot)));
-    });
-    if (!again) before.pad(team);
-    after.pad(team);
-    team.sync();
-
-    // held.x becomes D, NaN staying NaN.
-    int rise = 0;  // positives that have a place after the move, less those before it
-    if (positives == 0) {
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(0);
-    } else if (!before.sorted()) {
-      count_each(in, team, held, after, cells);
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r) {
-        if (r >= in.rounds) break;
-        float change[4] = {};
-        for (int k = 0; k < positives; ++k) {
-          const C from = before.values()[k], to = after.values()[k];
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            change[j] += to > held.x[r][j] ? 1.0f : 0.0f;
-            change[j] -= from > held.x[r][j] ? 1.0f : 0.0f;
-          }
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(change[j]);
-      }
-    } else {
-      if (!again) sort(team, before);
-      sort(team, after);
-      rise = after.below(Key(~Key{0})) - before.below(Key(~Key{0}));
-      const Key lowest = before.key(0) < after.key(0) ? before.key(0) : after.key(0);
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r) {
-        if (r >= in.rounds) break;
-        Key next[4];  // the key above the item's: what is below it is not above the item
-        int left[4], reached[4], above[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          next[j] = is_nan(held.x[r][j]) ? Key{0} : Key(ascending_key(held.x[r][j]) + 1);
-        bool some = false;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          left[j] = reached[j] = 0;
-          some = some || next[j] > lowest;
-        }
-        if (some) {
-          before.below(next, left);
-          after.below(next, reached);
-          bool tied = false;  // with a threshold: above those before it only
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            above[j] = reached[j];
-            next[j] = reached[j] > 0 ? Key(next[j] - 1) : Key{0};
-            tied = tied || (reached[j] > 0 && after.key(reached[j] - 1) == next[j]);
-          }
-          if (tied) after.below(next, above);
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            if (above[j] > 0) atomicAdd(&cells[above[j]], 1u);
-          }
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(rise - (reached[j] - left[j]));
-      }
-    }
-    team.sync();
-    if (positives > 0 && before.sorted()) sum_after(team, storage, cells, positives);
-
-#pragma unroll
-    for (int r = 0; r < kRounds; ++r) {
-      if (r >= in.rounds || held.begin(r) >= in.n) break;
-      C value[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        value[j] = gradient(held.x[r][j], C(0), divisor, upstream);
-        value[j] = held.unmasked >> (4 * r + j) & 1u ? value[j] : C(0);
-      }
-      out.put_four(list, held.begin(r), in.n, value);
-    }
-    held.each_positive([&](int i, int slot) {
-      const C a = score_at<C>(in, list, i);
-      if (is_nan(a)) return;
-      const C rank = rank_of(i, slot), to = moved(i, a, rank);
-      if (to == a) return;  // it stays, and has been written like any other item
-      C moved_rank = to;    // NaN after the move: absent
-      if (!is_nan(to)) {
-        int change;
-        if (before.sorted()) {
-          const Key next = Key(ascending_key(to) + 1);
-          change = rise - (after.below(next) - before.below(next));
-        } else {
-          change = 0;
-          for (int k = 0; k < positives; ++k)
-            change += int(after.values()[k] > to) - int(before.values()[k] > to);
-        }
-        moved_rank = C(1 + Above<C>{after, cells}(slot, to) + change);
-      }
-      out.put(list * in.n + i, gradient(moved_rank, rank, divisor, upstream));
-    });
+    for (int i = team.rank; i <= positives; i += team.size)
+      cells[i] &= 0xffff0000u;
     team.sync();
   }
+  const auto rank_of = [&](int i, int slot) {
+    if (again) return C(cells[slot] >> 16);
+    return static_cast<const C*>(of.ranks.data)[offset(of.ranks, list, loss ? 1 + slot : i)];
+  };
+  const auto moved = [&](int i, C a, C rank) {
+    const C g = loss ? C(formula.inner_gradient(double(rank)))
+                     : static_cast<const C*>(of.grad.data)[offset(of.grad, list, i)];
+    return perturb(a, lam, g);
+  };
+  held.each_positive([&](int i, int slot) {
+    const C a = score_at<C>(in, list, i);
+    if (!again) before.put(slot, a);
+    // A NaN score has a NaN rank, which the cells cannot hold.
+    after.put(slot, is_nan(a) ? a : moved(i, a, rank_of(i, slot)));
+  });
+  if (!again) before.pad(team);
+  after.pad(team);
+  team.sync();
+
+  // held.x becomes D, NaN staying NaN.
+  int rise = 0;  // positives that have a place after the move, less those before it
+  if (positives == 0) {
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(0);
+  } else if (!before.sorted()) {
+    count_each(in, team, held, after, cells);
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      if (r >= in.rounds) break;
+      float change[4] = {};
+      for (int k = 0; k < positives; ++k) {
+        const C from = before.values()[k], to = after.values()[k];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          change[j] += to > held.x[r][j] ? 1.0f : 0.0f;
+          change[j] -= from > held.x[r][j] ? 1.0f : 0.0f;
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(change[j]);
+    }
+  } else {
+    if (!again) sort(team, before);
+    sort(team, after);
+    rise = after.below(Key(~Key{0})) - before.below(Key(~Key{0}));
+    const Key lowest = before.key(0) < after.key(0) ? before.key(0) : after.key(0);
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      if (r >= in.rounds) break;
+      Key next[4];  // the key above the item's: what is below it is not above the item
+      int left[4], reached[4], above[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        next[j] = is_nan(held.x[r][j]) ? Key{0} : Key(ascending_key(held.x[r][j]) + 1);
+      bool some = false;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        left[j] = reached[j] = 0;
+        some = some || next[j] > lowest;
+      }
+      if (some) {
+        before.below(next, left);
+        after.below(next, reached);
+        bool tied = false;  // with a threshold: above those before it only
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          above[j] = reached[j];
+          next[j] = reached[j] > 0 ? Key(next[j] - 1) : Key{0};
+          tied = tied || (reached[j] > 0 && after.key(reached[j] - 1) == next[j]);
+        }
+        if (tied) after.below(next, above);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (above[j] > 0) atomicAdd(&cells[above[j]], 1u);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        held.x[r][j] = is_nan(held.x[r][j]) ? held.x[r][j] : C(rise - (reached[j] - left[j]));
+    }
+  }
+  team.sync();
+  if (positives > 0 && before.sorted()) sum_after(team, storage, cells, positives);
+
+#pragma unroll
+  for (int r = 0; r < kRounds; ++r) {
+    if (r >= in.rounds || held.begin(r) >= in.n) break;
+    C value[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      value[j] = gradient(held.x[r][j], C(0), divisor, upstream);
+      value[j] = held.unmasked >> (4 * r + j) & 1u ? value[j] : C(0);
+    }
+    out.put_four(list, held.begin(r), in.n, value);
+  }
+  held.each_positive([&](int i, int slot) {
+    const C a = score_at<C>(in, list, i);
+    if (is_nan(a)) return;
+    const C rank = rank_of(i, slot), to = moved(i, a, rank);
+    if (to == a) return;  // it stays, and has been written like any other item
+    C moved_rank = to;    // NaN after the move: absent
+    if (!is_nan(to)) {
+      int change;
+      if (before.sorted()) {
+        const Key next = Key(ascending_key(to) + 1);
+        change = rise - (after.below(next) - before.below(next));
+      } else {
+        change = 0;
+        for (int k = 0; k < positives; ++k)
+          change += int(after.values()[k] > to) - int(before.values()[k] > to);
+      }
+      moved_rank = C(1 + Above<C>{after, cells}(slot, to) + change);
+    }
+    out.put(list * in.n + i, gradient(moved_rank, rank, divisor, upstream));
+  });
 }
 
 inline int64_t list_capacity(int64_t n) {
@@ -849,7 +842,6 @@ ListLaunch plan_lists(const View& scores, const View& positives, const View& whe
   plan.threads = int(teams) * plan.in.team;
   plan.shared = teams * bytes;
   plan.blocks = (lists + teams - 1) / teams;
-  plan.blocks = plan.blocks < kMostBlocks ? plan.blocks : kMostBlocks;
   return plan;
 }
 

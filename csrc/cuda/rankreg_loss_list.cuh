@@ -140,7 +140,8 @@ __global__ void rankreg_loss_list_sum_kernel(LossSum<C> to, int64_t blocks) {
             int64_t(gridDim.x) * blockDim.x, blockIdx.x == 0 && threadIdx.x == 0);
 }
 
-// As positive_ranks_list_kernel, but that ranks go into the loss. to.loss: one value, or one per
+// As positive_ranks_list_kernel, but that ranks go into the loss, and that teams take further lists
+// in turn. to.loss: one value, or one per
 // list. to.state: lists x (1 + kept), contiguous.
 // Bytes moved, an item: the score, 1 or 2 of the masks; 4 (1 + kept) a list.
 template <class C>
@@ -149,9 +150,8 @@ __global__ void __launch_bounds__(kTeamMost, 1)
   RANKREG_SHARED(TeamStorage, storage);
   const Team team(in.team);
   const TeamMemory<C, 1> memory(in, team);
-  const ListsOf lists(team);
   Partial own = {0, 0};
-  for (int64_t list = lists.first; list < in.lists; list += lists.step) {
+  for (int64_t list = list_of(team); list < in.lists; list += int64_t(gridDim.x) * team.count) {
     Held<C> held(in, team);
     read(in, list, held);
     const Found found = count_positives(in, team, storage, held);
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kTeamMost, 1)
       if (to.reduction == Reduction::kNone) to.loss[list] = C(value);
       if (positives > 0) own.sum += value, own.counted += 1;
     }
-    team.sync();
+    team.sync();  // of shared memory, for the next list
   }
   if (to.reduction != Reduction::kNone) combine(to, team, own);
 }
