@@ -48,17 +48,16 @@ struct Lists {
 // n elements of a row in groups of `size`, the first of which may begin before the row, so that
 // they are aligned in memory; shared out to `parts` blocks.
 struct Groups {
-  int64_t size, shift, share, count;
+  int size, shift;
+  int64_t share, count;
 
-  RANKREG_HD Groups(const void* row, int64_t stride, int element, int64_t size, int64_t n,
-                    int parts)
+  RANKREG_HD Groups(const void* row, int64_t stride, int element, int size, int64_t n, int parts)
       : size(size),
         shift(stride == 1
-                  ? int64_t(reinterpret_cast<uintptr_t>(row) / unsigned(element) % uint64_t(size))
+                  ? int(reinterpret_cast<uintptr_t>(row) / unsigned(element) % unsigned(size))
                   : 0),
-        share((n + size - 1 + shift) / size),
-        count(share) {
-    share = (share + parts - 1) / parts;
+        count((n + size - 1 + shift) / size) {
+    share = (count + parts - 1) / parts;
   }
   RANKREG_HD int64_t begin(int part) const {
     const int64_t at = share * part;
@@ -69,12 +68,10 @@ struct Groups {
   RANKREG_HD int64_t item(int64_t group) const { return group * size - shift; }
   // The first item of a part; n for one without any.
   RANKREG_HD int64_t first(int part, int64_t n) const {
-    const int64_t at = item(begin(part));
+    const int64_t at = item(share * part);
     return at < 0 ? 0 : at < n ? at : n;
   }
 };
-
-inline int bytes_of(Type type) { return type == Type::kDouble ? 8 : type == Type::kFloat ? 4 : 2; }
 
 template <class T>
 RANKREG_HD const T* row_of(const View& view, int64_t list) {
@@ -409,31 +406,29 @@ __device__ Groups score_groups(const Lists& in, int64_t list, int parts) {
 // next two are on their way.
 template <class T, class F>
 __device__ void each_group(const Lists& in, int64_t list, int part, int parts, const F& f) {
+  constexpr uint32_t kAhead = 2 * kThreads;
   const Groups groups = score_groups<T>(in, list, parts);
-  const int64_t begin = groups.begin(part), end = groups.end(part);
+  const uint32_t begin = uint32_t(groups.begin(part)), end = uint32_t(groups.end(part));
   Group<T> group{0, 0}, next{0, 0}, last{0, 0};
   unsigned present = 0, next_present = 0, last_present = 0;
 #pragma unroll 1
-  for (int64_t at = begin + int(threadIdx.x) - 2 * kThreads; at < end; at += kThreads) {
+  for (uint32_t ahead = begin + threadIdx.x; ahead < end + kAhead; ahead += kThreads) {
     group = next, present = next_present;
     next = last, next_present = last_present;
-    if (at + 2 * kThreads < end) {
-      last_present = load_group<T>(in, list, groups.item(at + 2 * kThreads), last);
-    }
-    if (at < begin) continue;
+    if (ahead < end) last_present = load_group<T>(in, list, groups.item(ahead), last);
+    if (ahead < begin + kAhead) continue;
     Compute<T> x[kGroup<T>];
     widen_group<T>(group, present, x);
-    f(groups.item(at), x, present);
+    f(groups.item(ahead - kAhead), x, present);
   }
 }
 
-// bins[place] += 1 for the places of scores from 1 on.
-template <class C, int kItems>
+// Nobody asks for place 0.
+template <int kItems>
 __device__ void tally(const int (&place)[kItems], uint32_t* bins) {
 #pragma unroll
-  for (int j = 0; j < kItems; ++j) {
-    if (place[j] > 0) atomicAdd(&bins[place[j]], 1u);
-  }
+  for (int j = 0; j < kItems; ++j)
+    atomicAdd(&bins[place[j]], 1u);
 }
 
 // Dynamic shared memory: four arrays of `capacity`, then Positives::first.
@@ -499,7 +494,7 @@ __device__ void count_above(const Lists& in, const Positives& found, int part, i
       if (!any) return;
       int place[kGroup<T>];
       tree.template places<false>(x, place);
-      tally<C>(place, room.bins);
+      tally(place, room.bins);
     });
     extra(tree, room.bins);
     count_after<kThreads>(room.bins, size + 1, storage.scan);
@@ -521,11 +516,12 @@ __device__ void compare_all(const Lists& in, const Positives& found, int part, i
   // Of the list, found by a thread each.
   C* const shared = reinterpret_cast<C*>(bins) + kMost;
   const int t = int(threadIdx.x), size = int(found.size);
-  int64_t entry = 0;
   if (t < kMost) {
     bins[t] = 0;
-    if (t < size) entry = found.entry(uint32_t(t));
-    shared[t] = t < size ? score_at<T>(in, found.list, found.found.index[entry]) : infinity<C>();
+    shared[t] = infinity<C>();
+    if (t < size) {
+      shared[t] = score_at<T>(in, found.list, found.found.index[found.entry(uint32_t(t))]);
+    }
   }
   __syncthreads();
 #pragma unroll
@@ -547,7 +543,7 @@ __device__ void compare_all(const Lists& in, const Positives& found, int part, i
     if (t % kWarp == 0 && count[k]) atomicAdd(&bins[k], count[k]);
   }
   __syncthreads();
-  if (t < size && bins[t]) atomicAdd(&above[entry], bins[t]);
+  if (t < size && bins[t]) atomicAdd(&above[found.entry(uint32_t(t))], bins[t]);
 }
 
 // ----------------------------------------------------------------------------------------- count
@@ -823,10 +819,21 @@ template <class T, class F>
 __device__ void store_gradients(T* row, int64_t begin, int64_t n, const Compute<T> (&x)[kGroup<T>],
                                 unsigned present, const F& value_of) {
   const T nan = Narrow<T>::from(not_a_number<Compute<T>>()), zero = Narrow<T>::from(0);
+  T value[kGroup<T>];
+#pragma unroll
+  for (int j = 0; j < kGroup<T>; ++j) {
+    const T found = value_of(j);
+    value[j] = x[j] == x[j] ? found : nan;
+  }
+  if (present != (1u << kGroup<T>)-1) {
+#pragma unroll
+    for (int j = 0; j < kGroup<T>; ++j)
+      value[j] = present >> j & 1u ? value[j] : zero;
+  }
   Group<T> group{0, 0};
 #pragma unroll
   for (int j = 0; j < kGroup<T>; ++j)
-    group.push(!(present >> j & 1u) ? zero : is_nan(x[j]) ? nan : value_of(j));
+    group.push(value[j]);
   if (begin >= 0 && begin + kGroup<T> <= n && aligned(row + begin, kVector)) {
     *reinterpret_cast<Group<T>*>(row + begin) = group;
     return;
@@ -910,7 +917,7 @@ __device__ void step_at_once(const Lists& in, const Positives& found, int part, 
         }
         if (any) {
           tree.template places<true>(x, place);
-          tally<C>(place, room.bins);
+          tally(place, room.bins);
         }
         store_gradients<T>(row, begin, in.n, x, present, [&](int j) { return values[place[j]]; });
       });
