@@ -13,7 +13,7 @@
 //
 // The host does not know the number P of positives. Scratch has room for all items of a list (4
 // bytes each, and 4 for each counter), of which P are touched. More positives than a tree holds are
-// taken in rounds: correct for every P, and slow for many.
+// taken in rounds, each over all scores: correct for every P, and slow for many.
 #pragma once
 
 #include <algorithm>
@@ -48,17 +48,16 @@ struct Lists {
 // n elements of a row in groups of `size`, the first of which may begin before the row, so that
 // they are aligned in memory; shared out to `parts` blocks.
 struct Groups {
-  int64_t size, shift, share, count;
+  int size, shift;
+  int64_t share, count;
 
-  RANKREG_HD Groups(const void* row, int64_t stride, int element, int64_t size, int64_t n,
-                    int parts)
+  RANKREG_HD Groups(const void* row, int64_t stride, int element, int size, int64_t n, int parts)
       : size(size),
         shift(stride == 1
-                  ? int64_t(reinterpret_cast<uintptr_t>(row) / unsigned(element) % uint64_t(size))
+                  ? int(reinterpret_cast<uintptr_t>(row) / unsigned(element) % unsigned(size))
                   : 0),
-        share((n + size - 1 + shift) / size),
-        count(share) {
-    share = (share + parts - 1) / parts;
+        count((n + size - 1 + shift) / size) {
+    share = (count + parts - 1) / parts;
   }
   RANKREG_HD int64_t begin(int part) const {
     const int64_t at = share * part;
@@ -69,12 +68,10 @@ struct Groups {
   RANKREG_HD int64_t item(int64_t group) const { return group * size - shift; }
   // The first item of a part; n for one without any.
   RANKREG_HD int64_t first(int part, int64_t n) const {
-    const int64_t at = item(begin(part));
+    const int64_t at = item(share * part);
     return at < 0 ? 0 : at < n ? at : n;
   }
 };
-
-inline int bytes_of(Type type) { return type == Type::kDouble ? 8 : type == Type::kFloat ? 4 : 2; }
 
 template <class T>
 RANKREG_HD const T* row_of(const View& view, int64_t list) {
@@ -409,31 +406,29 @@ __device__ Groups score_groups(const Lists& in, int64_t list, int parts) {
 // next two are on their way.
 template <class T, class F>
 __device__ void each_group(const Lists& in, int64_t list, int part, int parts, const F& f) {
+  constexpr uint32_t kAhead = 2 * kThreads;
   const Groups groups = score_groups<T>(in, list, parts);
-  const int64_t begin = groups.begin(part), end = groups.end(part);
+  const uint32_t begin = uint32_t(groups.begin(part)), end = uint32_t(groups.end(part));
   Group<T> group{0, 0}, next{0, 0}, last{0, 0};
   unsigned present = 0, next_present = 0, last_present = 0;
 #pragma unroll 1
-  for (int64_t at = begin + int(threadIdx.x) - 2 * kThreads; at < end; at += kThreads) {
+  for (uint32_t ahead = begin + threadIdx.x; ahead < end + kAhead; ahead += kThreads) {
     group = next, present = next_present;
     next = last, next_present = last_present;
-    if (at + 2 * kThreads < end) {
-      last_present = load_group<T>(in, list, groups.item(at + 2 * kThreads), last);
-    }
-    if (at < begin) continue;
+    if (ahead < end) last_present = load_group<T>(in, list, groups.item(ahead), last);
+    if (ahead < begin + kAhead) continue;
     Compute<T> x[kGroup<T>];
     widen_group<T>(group, present, x);
-    f(groups.item(at), x, present);
+    f(groups.item(ahead - kAhead), x, present);
   }
 }
 
-// bins[place] += 1 for the places of scores from 1 on.
-template <class C, int kItems>
+// Nobody asks for place 0.
+template <int kItems>
 __device__ void tally(const int (&place)[kItems], uint32_t* bins) {
 #pragma unroll
-  for (int j = 0; j < kItems; ++j) {
-    if (place[j] > 0) atomicAdd(&bins[place[j]], 1u);
-  }
+  for (int j = 0; j < kItems; ++j)
+    atomicAdd(&bins[place[j]], 1u);
 }
 
 // Dynamic shared memory: four arrays of `capacity`, then Positives::first.
@@ -470,28 +465,34 @@ struct Size {
   static constexpr int64_t kLeast = 256;
 };
 
-// above[entry(o)] += #{x in this part of the list : x > threshold(o)} for all positives. threshold:
-// a score, or NaN; extra(tree, bins) may add to the counts by place (t < x) of a tree.
-template <class T, class Threshold, class Extra>
-__device__ void count_above(const Lists& in, const Positives& found, int part, int parts,
-                            int capacity, const Room<Compute<T>>& room, BlockStorage& storage,
-                            uint32_t* above, const Threshold& threshold, const Extra& extra) {
+template <class C>
+__device__ C or_infinity(C value) {
+  return is_nan(value) ? infinity<C>() : value;
+}
+
+// Found::above of each positive += the scores above it in this part of the list.
+template <class T>
+__device__ void count_above(const Lists& in, const Positives& positives, int part, int parts,
+                            int capacity, const Room<Compute<T>>& room, BlockStorage& storage) {
   using C = Compute<T>;
+  const Found& found = positives.found;
   const uint32_t most = uint32_t(capacity - 1);
-  for (uint32_t from = 0; from < found.size; from += most) {
-    const int size = int(found.size - from < most ? found.size - from : most);
+  for (uint32_t from = 0; from < positives.size;) {
+    const int size = int(positives.size - from < most ? positives.size - from : most);
     __syncthreads();
+#pragma unroll 1
     for (int i = int(threadIdx.x); i < size; i += kThreads) {
-      const C value = threshold(from + uint32_t(i));
-      room.kept[i] = value;
-      room.items[i] = is_nan(value) ? infinity<C>() : value;
+      const uint32_t item = found.index[positives.entry(from + uint32_t(i))];
+      room.kept[i] = score_at<T>(in, positives.list, item);
+      room.items[i] = or_infinity(room.kept[i]);
     }
     const Tree<C> tree = plant<kThreads>(room.node, room.items, room.spare, size);
+#pragma unroll 1
     for (int p = int(threadIdx.x); p <= size; p += kThreads)
       room.bins[p] = 0;
     __syncthreads();
     const C lowest = tree.lowest();
-    each_group<T>(in, found.list, part, parts, [&](int64_t, const C(&x)[kGroup<T>], unsigned) {
+    each_group<T>(in, positives.list, part, parts, [&](int64_t, const C(&x)[kGroup<T>], unsigned) {
       bool any = false;
 #pragma unroll
       for (int j = 0; j < kGroup<T>; ++j)
@@ -499,41 +500,45 @@ __device__ void count_above(const Lists& in, const Positives& found, int part, i
       if (!any) return;
       int place[kGroup<T>];
       tree.template places<false>(x, place);
-      tally<C>(place, room.bins);
+      tally(place, room.bins);
     });
-    extra(tree, room.bins);
     count_after<kThreads>(room.bins, size + 1, storage.scan);
+#pragma unroll 1
     for (int i = int(threadIdx.x); i < size; i += kThreads) {
-      const C value = room.kept[i];
-      if (is_nan(value)) continue;
-      const uint32_t count = room.bins[tree.template place<false>(value)];
-      if (count) atomicAdd(&above[found.entry(from + uint32_t(i))], count);
+      if (is_nan(room.kept[i])) continue;
+      const uint32_t count = room.bins[tree.template place<false>(room.kept[i])];
+      if (count) atomicAdd(&found.above[positives.entry(from + uint32_t(i))], count);
     }
+    from += uint32_t(size);
   }
 }
 
-// The same for at most kMost positives: every score meets every threshold, in registers.
-template <int kMost, class T>
+// The same for few positives: every score meets every threshold, two instructions each. Of up to 8,
+// that is no more than a search in a tree, four a level and what counts the place.
+constexpr int kCompareMost = 8;
+
+template <class T>
 __device__ void compare_all(const Lists& in, const Positives& found, int part, int parts,
                             uint32_t* bins, uint32_t* above) {
   using C = Compute<T>;
-  uint32_t count[kMost];
+  uint32_t count[kCompareMost];
   // Of the list, found by a thread each.
-  C* const shared = reinterpret_cast<C*>(bins) + kMost;
+  C* const shared = reinterpret_cast<C*>(bins) + kCompareMost;
   const int t = int(threadIdx.x), size = int(found.size);
-  int64_t entry = 0;
-  if (t < kMost) {
+  if (t < kCompareMost) {
     bins[t] = 0;
-    if (t < size) entry = found.entry(uint32_t(t));
-    shared[t] = t < size ? score_at<T>(in, found.list, found.found.index[entry]) : infinity<C>();
+    shared[t] = infinity<C>();
+    if (t < size) {
+      shared[t] = score_at<T>(in, found.list, found.found.index[found.entry(uint32_t(t))]);
+    }
   }
   __syncthreads();
 #pragma unroll
-  for (int k = 0; k < kMost; ++k)
+  for (int k = 0; k < kCompareMost; ++k)
     count[k] = 0;
   each_group<T>(in, found.list, part, parts, [&](int64_t, const C(&x)[kGroup<T>], unsigned) {
 #pragma unroll
-    for (int k = 0; k < kMost; ++k) {
+    for (int k = 0; k < kCompareMost; ++k) {
       const C threshold = shared[k];
 #pragma unroll
       for (int j = 0; j < kGroup<T>; ++j)
@@ -541,13 +546,13 @@ __device__ void compare_all(const Lists& in, const Positives& found, int part, i
     }
   });
 #pragma unroll
-  for (int k = 0; k < kMost; ++k) {
+  for (int k = 0; k < kCompareMost; ++k) {
     for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
       count[k] += __shfl_xor_sync(kAll, count[k], lanes);
     if (t % kWarp == 0 && count[k]) atomicAdd(&bins[k], count[k]);
   }
   __syncthreads();
-  if (t < size && bins[t]) atomicAdd(&above[entry], bins[t]);
+  if (t < size && bins[t]) atomicAdd(&above[found.entry(uint32_t(t))], bins[t]);
 }
 
 // ----------------------------------------------------------------------------------------- count
@@ -566,18 +571,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Positives positives(in, found, list, room.first, storage);
   if (!finish.wanted(positives.size)) return;  // the whole list, and all of its blocks
 
-  // With 16 thresholds, two instructions for each, a float costs less than its bytes do.
-  constexpr bool single = sizeof(T) == 4;
-  if (positives.size == 0) {
-  } else if (positives.size <= 8) {
-    compare_all<8, T>(in, positives, part, parts, room.bins, found.above);
-  } else if (single && positives.size <= 16) {
-    compare_all<single ? 16 : 8, T>(in, positives, part, parts, room.bins, found.above);
-  } else {
-    count_above<T>(
-        in, positives, part, parts, capacity, room, storage, found.above,
-        [&](uint32_t o) { return score_at<T>(in, list, found.index[positives.entry(o)]); },
-        [](const Tree<C>&, uint32_t*) {});
+  if (positives.size > kCompareMost) {
+    count_above<T>(in, positives, part, parts, capacity, room, storage);
+  } else if (positives.size > 0) {
+    compare_all<T>(in, positives, part, parts, room.bins, found.above);
   }
   if (!finish.at_all()) return;
   if (last_block(&found.done[list], uint32_t(parts), storage))
@@ -823,10 +820,21 @@ template <class T, class F>
 __device__ void store_gradients(T* row, int64_t begin, int64_t n, const Compute<T> (&x)[kGroup<T>],
                                 unsigned present, const F& value_of) {
   const T nan = Narrow<T>::from(not_a_number<Compute<T>>()), zero = Narrow<T>::from(0);
+  T value[kGroup<T>];
+#pragma unroll
+  for (int j = 0; j < kGroup<T>; ++j) {
+    const T found = value_of(j);
+    value[j] = x[j] == x[j] ? found : nan;
+  }
+  if (present != (1u << kGroup<T>)-1) {
+#pragma unroll
+    for (int j = 0; j < kGroup<T>; ++j)
+      value[j] = present >> j & 1u ? value[j] : zero;
+  }
   Group<T> group{0, 0};
 #pragma unroll
   for (int j = 0; j < kGroup<T>; ++j)
-    group.push(!(present >> j & 1u) ? zero : is_nan(x[j]) ? nan : value_of(j));
+    group.push(value[j]);
   if (begin >= 0 && begin + kGroup<T> <= n && aligned(row + begin, kVector)) {
     *reinterpret_cast<Group<T>*>(row + begin) = group;
     return;
@@ -850,150 +858,144 @@ __device__ void keep_moves(uint32_t from, int size, const MoveOf& move_of, C* ke
   }
 }
 
-template <class C>
-__device__ C or_infinity(C value) {
-  return is_nan(value) ? infinity<C>() : value;
-}
-
 // steps[place] of the step function D: -1 where a positive leaves, 1 where it arrives. Modulo 2^32.
-template <bool or_equal, class C>
-__device__ void add_step(const Tree<C>& tree, C from, C to, uint32_t* steps) {
-  if (!is_nan(from)) atomicAdd(&steps[tree.template place<or_equal>(from)], ~0u);
-  if (!is_nan(to)) atomicAdd(&steps[tree.template place<or_equal>(to)], 1u);
-}
-
 template <class C>
-__device__ void add_steps(const Tree<C>& tree, const C* kept, int size, uint32_t* steps) {
-  for (int o = int(threadIdx.x); o < size; o += kThreads)
-    add_step<true>(tree, kept[2 * o], kept[2 * o + 1], steps);
+__device__ void add_step(const Tree<C>& tree, C from, C to, uint32_t* steps) {
+  if (!is_nan(from)) atomicAdd(&steps[tree.template place<true>(from)], ~0u);
+  if (!is_nan(to)) atomicAdd(&steps[tree.template place<true>(to)], 1u);
 }
 
-// All breakpoints in one tree: gradient and counts in one pass over the scores.
-template <class T, class MoveOf>
-__device__ void step_at_once(const Lists& in, const Positives& found, int part, int parts,
-                             const Room<Compute<T>>& room, BlockStorage& storage, uint32_t* after,
-                             const Scale<Compute<T>>& scale, const MoveOf& move_of, T* row) {
-  using C = Compute<T>;
-  const int t = int(threadIdx.x), positives = int(found.size), size = 3 * positives;
-  keep_moves(0, positives, move_of, room.kept);
-#pragma unroll 1
-  for (int o = t; o < positives; o += kThreads) {  // the thread's own
-    const C to = room.kept[2 * o + 1];
-    room.items[3 * o] = or_infinity(room.kept[2 * o]);
-    room.items[3 * o + 1] = or_infinity(to);
-    room.items[3 * o + 2] = to < infinity<C>() ? next_above(to) : infinity<C>();
-  }
-  const Tree<C> tree = plant<kThreads>(room.node, room.items, room.spare, size);
-#pragma unroll 1
-  for (int p = t; p <= size; p += kThreads)
-    room.bins[p] = 0;
-  __syncthreads();
-  add_steps(tree, room.kept, positives, room.bins);
-  count_after<kThreads>(room.bins, size + 1, storage.scan);
-  T* const values = reinterpret_cast<T*>(room.spare);
-#pragma unroll 1
-  for (int p = t; p <= size; p += kThreads) {
-    values[p] = Narrow<T>::from(scale.value(int32_t(room.bins[p])));
-    room.bins[p] = 0;
-  }
-  __syncthreads();
+// D at each item of a list between rounds: in the place of its gradient, where that is wide enough.
+template <class T>
+struct Steps {
+  static constexpr bool kInPlace = sizeof(T) >= sizeof(uint32_t);
+  T* row;
+  uint32_t* wide;
 
-  const C lowest = size ? tree.lowest() : infinity<C>();
-  each_group<T>(
-      in, found.list, part, parts, [&](int64_t begin, const C(&x)[kGroup<T>], unsigned present) {
-        int place[kGroup<T>];
-        bool any = false;
-#pragma unroll
-        for (int j = 0; j < kGroup<T>; ++j) {
-          any |= x[j] >= lowest;
-          place[j] = 0;
-        }
-        if (any) {
-          tree.template places<true>(x, place);
-          tally<C>(place, room.bins);
-        }
-        store_gradients<T>(row, begin, in.n, x, present, [&](int j) { return values[place[j]]; });
-      });
-  __syncthreads();
-  if (part == 0) add_steps(tree, room.kept, positives, room.bins);  // counted where they were
-  count_after<kThreads>(room.bins, size + 1, storage.scan);
-#pragma unroll 1
-  for (int o = t; o < positives; o += kThreads) {
-    const C to = room.kept[2 * o + 1];
-    if (is_nan(to)) continue;
-    const uint32_t count = room.bins[tree.template place<true>(to)];
-    if (count) atomicAdd(&after[found.entry(uint32_t(o))], count);
+  __device__ uint32_t operator[](int64_t i) const {
+    if constexpr (kInPlace) {
+      return uint32_t(bit_cast<KeyOf<T>>(row[i]));
+    } else {
+      return wide[i];
+    }
   }
-}
+  __device__ void store(int64_t i, uint32_t step) const {
+    if constexpr (kInPlace) {
+      row[i] = bit_cast<T>(KeyOf<T>(step));
+    } else {
+      wide[i] = step;
+    }
+  }
+};
 
-// Any number of positives: counts in rounds, then gradients, in rounds over each tile of scores.
+// Writes the gradient of what does not move, and counts in Found::after the scores above where each
+// positive goes to. With more positives than a tree holds: in rounds.
 template <class T, class MoveOf>
-__device__ void step_in_rounds(const Lists& in, const Positives& found, int part, int parts,
-                               int capacity, const Room<Compute<T>>& room, BlockStorage& storage,
-                               uint32_t* after, const Scale<Compute<T>>& scale,
-                               const MoveOf& move_of, T* row) {
+__device__ void step_part(const Lists& in, const Positives& positives, int part, int parts,
+                          int capacity, const Room<Compute<T>>& room, BlockStorage& storage,
+                          const Scale<Compute<T>>& scale, const MoveOf& move_of,
+                          const Steps<T>& so_far) {
   using C = Compute<T>;
   const int t = int(threadIdx.x);
-  count_above<T>(
-      in, found, part, parts, capacity, room, storage, after,
-      [&](uint32_t o) {
-        const Move<C> move = move_of(o);
-        return move.moves() ? move.to : not_a_number<C>();
-      },
-      [&](const Tree<C>& tree, uint32_t* bins) {
-        if (part != 0) return;
+  const uint32_t most = uint32_t(capacity - 1) / 3;
+  const bool at_once = positives.size <= most;
+  T* const values = reinterpret_cast<T*>(room.spare);               // by place: gradients, at once
+  uint32_t* const steps = reinterpret_cast<uint32_t*>(room.spare);  // in rounds: D
+  uint32_t from = 0;
+  bool last;
+  do {
+    last = positives.size - from <= most;
+    const int count = int(last ? positives.size - from : most), size = 3 * count;
+    __syncthreads();
+    keep_moves(from, count, move_of, room.kept);
 #pragma unroll 1
-        for (uint32_t o = threadIdx.x; o < found.size; o += kThreads) {
-          const Move<C> move = move_of(o);
-          if (move.moves()) add_step<false>(tree, move.from, move.to, bins);
-        }
-      });
-
-  const Groups groups = score_groups<T>(in, found.list, parts);
-  const int64_t end = groups.end(part);
-  const uint32_t most = uint32_t(capacity - 1) / 2;
-  for (int64_t tile = groups.begin(part); tile < end; tile += kThreads) {
-    Group<T> loaded{0, 0};
-    unsigned present = 0;
-    uint32_t step[kGroup<T>] = {};
-    C x[kGroup<T>];
-    const int64_t group = tile + t, begin = groups.item(group);
-    if (group < end) present = load_group<T>(in, found.list, begin, loaded);
-    widen_group<T>(loaded, present, x);
-    for (uint32_t from = 0; from < found.size; from += most) {
-      const int positives = int(found.size - from < most ? found.size - from : most);
-      __syncthreads();
-      keep_moves(from, positives, move_of, room.kept);
+    for (int o = t; o < count; o += kThreads) {  // the thread's own
+      const C to = room.kept[2 * o + 1];
+      room.items[3 * o] = or_infinity(room.kept[2 * o]);
+      room.items[3 * o + 1] = or_infinity(to);
+      room.items[3 * o + 2] = to < infinity<C>() ? next_above(to) : infinity<C>();
+    }
+    const Tree<C> tree = plant<kThreads>(room.node, room.items, room.spare, size);
 #pragma unroll 1
-      for (int o = t; o < positives; o += kThreads) {
-        room.items[2 * o] = or_infinity(room.kept[2 * o]);
-        room.items[2 * o + 1] = or_infinity(room.kept[2 * o + 1]);
+    for (int p = t; p <= size; p += kThreads)
+      room.bins[p] = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int o = t; o < count; o += kThreads)
+      add_step(tree, room.kept[2 * o], room.kept[2 * o + 1], room.bins);
+    count_after<kThreads>(room.bins, size + 1, storage.scan);
+#pragma unroll 1
+    for (int p = t; p <= size; p += kThreads) {
+      if (at_once) {
+        values[p] = Narrow<T>::from(scale.value(int32_t(room.bins[p])));
+      } else {
+        steps[p] = room.bins[p];
       }
-      const Tree<C> tree = plant<kThreads>(room.node, room.items, room.spare, 2 * positives);
-#pragma unroll 1
-      for (int p = t; p <= 2 * positives; p += kThreads)
-        room.bins[p] = 0;
-      __syncthreads();
-      add_steps(tree, room.kept, positives, room.bins);
-      count_after<kThreads>(room.bins, 2 * positives + 1, storage.scan);
-      int place[kGroup<T>];
-      tree.template places<true>(x, place);
+      room.bins[p] = 0;
+    }
+    __syncthreads();
+
+    const C lowest = size ? tree.lowest() : infinity<C>();
+    each_group<T>(in, positives.list, part, parts,
+                  [&](int64_t begin, const C(&x)[kGroup<T>], unsigned present) {
+                    int place[kGroup<T>];
+                    bool any = false;
 #pragma unroll
-      for (int j = 0; j < kGroup<T>; ++j)
-        step[j] += room.bins[place[j]];
+                    for (int j = 0; j < kGroup<T>; ++j) {
+                      any |= x[j] >= lowest;
+                      place[j] = 0;
+                    }
+                    if (any) {
+                      tree.template places<true>(x, place);
+                      tally(place, room.bins);
+                    }
+                    if (at_once) {
+                      store_gradients<T>(so_far.row, begin, in.n, x, present,
+                                         [&](int j) { return values[place[j]]; });
+                      return;
+                    }
+                    uint32_t step[kGroup<T>];
+#pragma unroll
+                    for (int j = 0; j < kGroup<T>; ++j) {
+                      const int64_t i = begin + j;
+                      const bool inside = i >= 0 && i < in.n;
+                      step[j] = steps[place[j]] + (from == 0 || !inside ? 0 : so_far[i]);
+                      if (!last && inside) so_far.store(i, step[j]);
+                    }
+                    if (last) {
+                      store_gradients<T>(so_far.row, begin, in.n, x, present, [&](int j) {
+                        return Narrow<T>::from(scale.value(int32_t(step[j])));
+                      });
+                    }
+                  });
+    __syncthreads();
+    // All positives were counted where they were; every part corrects that for its share.
+#pragma unroll 1
+    for (int64_t o = int64_t(part) * kThreads + t; o < positives.size;
+         o += int64_t(parts) * kThreads) {
+      const Move<C> move = move_of(uint32_t(o));
+      if (move.moves()) add_step(tree, move.from, move.to, room.bins);
     }
-    if (group < end) {
-      store_gradients<T>(row, begin, in.n, x, present,
-                         [&](int j) { return Narrow<T>::from(scale.value(int32_t(step[j]))); });
+    count_after<kThreads>(room.bins, size + 1, storage.scan);
+#pragma unroll 1
+    for (int o = t; o < count; o += kThreads) {
+      const C to = room.kept[2 * o + 1];
+      if (is_nan(to)) continue;
+      const uint32_t above = room.bins[tree.template place<true>(to)];
+      if (above) {
+        atomicAdd(&positives.found.after[positives.entry(from + uint32_t(o))], above);
+      }
     }
-  }
+    from += uint32_t(count);
+  } while (!last);
 }
 
-// Blocks: lists x parts. out: lists x n.
-// Bytes moved, per item: the score and its gradient, 1 with a mask.
+// Blocks: lists x parts. out: lists x n; steps: likewise, for Steps, or null where that is in
+// place. Bytes moved, per item: the score and its gradient, 1 with a mask; in rounds, D each way as
+// well.
 template <class T, class Moves>
 __global__ void __launch_bounds__(kThreads, 2)
-    step(Lists in, Found found, int parts, int capacity, Moves moves, T* out) {
+    step(Lists in, Found found, int parts, int capacity, Moves moves, T* out, uint32_t* steps) {
   using C = Compute<T>;
   RANKREG_SHARED(BlockStorage, storage);
   const Room<C> room(capacity);
@@ -1003,12 +1005,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Scale<C> scale = moves.template scale<C>(in, positives, storage);
   const auto move_of = [&](uint32_t o) { return moves.template of<T>(in, positives, o, scale); };
   T* const row = out + list * in.n;
-  if (positives.size <= uint32_t(capacity - 1) / 3) {
-    step_at_once<T>(in, positives, part, parts, room, storage, found.after, scale, move_of, row);
-  } else {
-    step_in_rounds<T>(in, positives, part, parts, capacity, room, storage, found.after, scale,
-                      move_of, row);
-  }
+  const Steps<T> so_far{row, steps ? steps + list * in.n : nullptr};
+  step_part<T>(in, positives, part, parts, capacity, room, storage, scale, move_of, so_far);
   if (!last_block(&found.done[list], uint32_t(parts), storage)) return;
 #pragma unroll 1
   for (uint32_t o = threadIdx.x; o < positives.size; o += kThreads) {
@@ -1076,7 +1074,8 @@ struct Call {
       const int parts = this->parts<T>(kStreamTuning.step_blocks);
       const Size size = Size::of<Compute<T>>(context, found.segments);
       launch<step<T, Moves>>(context, in.lists * parts, kThreads, size.shared, in, found, parts,
-                             size.capacity, moves, static_cast<T*>(out));
+                             size.capacity, moves, static_cast<T*>(out),
+                             Steps<T>::kInPlace ? nullptr : counters());
     });
   }
 };

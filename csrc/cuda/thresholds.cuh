@@ -61,21 +61,27 @@ struct Tree {
   // The lowest threshold, if there is one.
   __device__ C lowest() const { return node[1 << (levels - 1)]; }
 
-  // Places of kItems scores, searched for side by side.
+  // Places of kItems scores, searched for side by side. Nodes are counted in bytes on the way: one
+  // instruction less a level.
   template <bool or_equal, int kItems>
   __device__ void places(const C (&x)[kItems], int (&place)[kItems]) const {
+    constexpr int kBytes = int(sizeof(C));
+    const char* const nodes = reinterpret_cast<const char*>(node);
+#pragma unroll
     for (int j = 0; j < kItems; ++j)
-      place[j] = 1;
+      place[j] = kBytes;
 #pragma unroll 1
     for (int level = 0; level < levels; ++level) {
 #pragma unroll
       for (int j = 0; j < kItems; ++j) {
-        const C t = node[place[j]];
-        place[j] = 2 * place[j] + int(or_equal ? t <= x[j] : t < x[j]);
+        const C t = *reinterpret_cast<const C*>(nodes + place[j]);
+        place[j] *= 2;
+        if (or_equal ? t <= x[j] : t < x[j]) place[j] += kBytes;
       }
     }
+#pragma unroll
     for (int j = 0; j < kItems; ++j)
-      place[j] -= 1 << levels;
+      place[j] = int(unsigned(place[j]) / unsigned(kBytes)) - (1 << levels);
   }
 
   template <bool or_equal>
@@ -94,6 +100,21 @@ struct Tree {
 // Items up to which each is compared with every other one: fewer steps than merging takes.
 constexpr int kCompareItems = 256;
 
+// How many of items [begin, end) come before item i, equal ones in their order.
+template <class C>
+__device__ int before(const C* items, int begin, int end, int i) {
+  const C value = items[i];
+  const int warp = i / kWarp * kWarp;  // of the lanes that share the loops
+  int count = 0, k = begin;
+  for (; k < warp; ++k)
+    count += items[k] <= value;
+  for (; k < warp + kWarp && k < end; ++k)
+    count += k < i ? items[k] <= value : items[k] < value;
+  for (; k < end; ++k)
+    count += items[k] < value;
+  return count;
+}
+
 // Ascending order of `size` items; `spare` is as long. Returns where they are: one of the two.
 //
 // Runs of a warp's length by comparing all, then merges of pairs of runs, in which every item finds
@@ -102,12 +123,8 @@ template <int kThreads, class C>
 __device__ C* sort_in_block(C* items, C* spare, int size) {
   __syncthreads();
   for (int i = int(threadIdx.x); i < size; i += kThreads) {
-    const C value = items[i];
     const int begin = i / kWarp * kWarp, end = begin + kWarp < size ? begin + kWarp : size;
-    int below = 0;
-    for (int k = begin; k < end; ++k)
-      below += items[k] < value || (items[k] == value && k < i);
-    spare[begin + below] = value;
+    spare[begin + before(items, begin, end, i)] = items[i];
   }
   C *from = spare, *to = items;
   for (int run = kWarp; run < size; run *= 2) {
@@ -120,9 +137,9 @@ __device__ C* sort_in_block(C* items, C* spare, int size) {
       int low = begin, high = end > begin ? end : begin;
       while (low < high) {
         const int middle = (low + high) / 2;
-        const bool before = own & 1 ? from[middle] <= value : from[middle] < value;
-        low = before ? middle + 1 : low;
-        high = before ? high : middle;
+        const bool lower = own & 1 ? from[middle] <= value : from[middle] < value;
+        low = lower ? middle + 1 : low;
+        high = lower ? high : middle;
       }
       to[(own & 1 ? begin : own * run) + (i - own * run) + (low - begin)] = value;
     }
@@ -142,13 +159,8 @@ __device__ RANKREG_CALLED Tree<C> plant(C* node, C* items, C* spare, int size) {
   const int nodes = (1 << tree.levels) - 1;
   if (size <= kCompareItems) {
     __syncthreads();
-    for (int i = int(threadIdx.x); i < size; i += kThreads) {
-      const C value = items[i];
-      int below = 0;
-      for (int k = 0; k < size; ++k)
-        below += items[k] < value || (items[k] == value && k < i);
-      node[tree.node_of(below)] = value;
-    }
+    for (int i = int(threadIdx.x); i < size; i += kThreads)
+      node[tree.node_of(before(items, 0, size, i))] = items[i];
   } else {
     const C* const sorted = sort_in_block<kThreads>(items, spare, size);
     for (int i = int(threadIdx.x); i < size; i += kThreads)
