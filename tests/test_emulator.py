@@ -46,10 +46,11 @@ def test_the_order_of_threads_depends_on_the_seed_alone(planted):
     [
         ("divergent_barrier", r"32 threads wait at __syncthreads .* 32 threads have returned"),
         ("early_return", r"1 threads have returned \(thread 40 first\)"),
+        ("greedy", r"a block asks for too much shared memory"),
         ("divergent_shuffle", r"lanes of a warp call different functions: .*__shfl_sync"),
     ],
 )
-def test_what_hangs_a_gpu_is_an_error_that_says_who_waits_where(planted, defect, message):
+def test_what_hangs_or_fails_a_gpu_is_an_error_that_says_why(planted, defect, message):
     for seed in SEEDS:
         with pytest.raises(RuntimeError, match=message):
             planted(defect, seed)

@@ -29,7 +29,7 @@ FLAGS = (
     " -fno-fast-math -ffp-contract=off"
 )
 
-#With RANKREG_EMULATOR_SANITIZE = 1, for a process that has the sanitizers' libraries preloaded.
+# With RANKREG_EMULATOR_SANITIZE = 1, for a process that has the sanitizers' libraries preloaded.
 SANITIZED = os.environ.get("RANKREG_EMULATOR_SANITIZE") == "1"
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 
@@ -67,7 +67,7 @@ def _build(folder: Path, flags: str, link_flags: str) -> Path:
     lines.append(f"build {library}: link {' '.join(map(str, objects))}")
     (folder / "build.ninja").write_text("\n".join(lines) + "\n")
     ninja = shutil.which("ninja", path=sysconfig.get_path("scripts")) or "ninja"
-#A compiler with a sanitizer's library loaded into it is several times slower.
+    # A compiler with a sanitizer's library loaded into it is several times slower.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run(
         [ninja, "-f", folder / "build.ninja"],
@@ -86,7 +86,7 @@ def load() -> ModuleType:
     tag = re.sub(r"\W", "_", f"{sys.implementation.cache_tag}-torch{torch.__version__}")
     flags = SANITIZE if SANITIZED else ""
     path = build(ROOT / "build" / "emulator" / f"{tag}{'_sanitized' * SANITIZED}", flags, flags)
-#Kept alive by the module : Libraries that are collected take their ops with them.
+    # Kept alive by the module : Libraries that are collected take their ops with them.
     namespaces = [
         f"rankreg_ext_{ops}" for ops in ("emulated", "stream", "block_radix", "device_radix")
     ]

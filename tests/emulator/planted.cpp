@@ -17,7 +17,8 @@ enum Defect {
   kDivergentShuffle,
   kUninitialised,
   kOverrun,
-  kStaticOverrun
+  kStaticOverrun,
+  kGreedy
 };
 
 struct Storage {
@@ -67,15 +68,18 @@ std::vector<int> run(const std::string& defect) {
                                                       {"divergent_shuffle", kDivergentShuffle},
                                                       {"uninitialised", kUninitialised},
                                                       {"overrun", kOverrun},
-                                                      {"static_overrun", kStaticOverrun}};
+                                                      {"static_overrun", kStaticOverrun},
+                                                      {"greedy", kGreedy}};
   class Host final : public rankreg::gpu::Context {
     void* allocate(int64_t) override { throw std::logic_error("no scratch is needed"); }
   } context;
   std::vector<int> values(64), out(64);
   for (int i = 0; i < 64; ++i)
     values[size_t(i)] = i * i % 7;
-  rankreg::gpu::launch<sums>(context, 1, 64, 64 * int64_t(sizeof(int)), values.data(), out.data(),
-                             names.at(defect));
+  // All that a block may have, without a byte for what is static.
+  const int64_t shared =
+      names.at(defect) == kGreedy ? context.shared_most : 64 * int64_t(sizeof(int));
+  rankreg::gpu::launch<sums>(context, 1, 64, shared, values.data(), out.data(), names.at(defect));
   return out;
 }
 
