@@ -71,7 +71,7 @@ __device__ inline int lowest_bit(uint64_t bits) {
 // The lanes whose `word` has the same bit number `bit` as that of this lane. Assembly because, left
 // to itself, the compiler takes 7 instructions for it and not 3.
 template <int bit>
-__device__ inline unsigned lanes_alike(uint32_t word) {
+__device__ inline unsigned lanes_of_bit(uint32_t word) {
 #if defined(__CUDA_ARCH__)
   unsigned lanes;
   asm("{\n"
@@ -92,19 +92,19 @@ __device__ inline unsigned lanes_alike(uint32_t word) {
 #endif
 }
 
-// The lanes that are `live` and whose words end in the same 8 bits as that of this lane. By
-// ballots, whose time does not depend on the digits, as that of a match instruction is said to.
-__device__ inline unsigned peers_of(uint32_t word, bool live) {
-  unsigned peers = __ballot_sync(kAll, live);
-  peers &= lanes_alike<0>(word);
-  peers &= lanes_alike<1>(word);
-  peers &= lanes_alike<2>(word);
-  peers &= lanes_alike<3>(word);
-  peers &= lanes_alike<0>(word >> 4);
-  peers &= lanes_alike<1>(word >> 4);
-  peers &= lanes_alike<2>(word >> 4);
-  peers &= lanes_alike<3>(word >> 4);
-  return peers;
+// The lanes whose words end in the same 8 bits as that of this lane. By ballots, whose time does
+// not depend on the digits, as that of a match instruction is said to.
+__device__ inline unsigned lanes_alike(uint32_t word) {
+  unsigned lanes = lanes_of_bit<0>(word);
+  lanes &= lanes_of_bit<1>(word);
+  lanes &= lanes_of_bit<2>(word);
+  lanes &= lanes_of_bit<3>(word);
+  // Of another word, or the compiler holds 7 bits in the 7 predicates there are, and gives up.
+  lanes &= lanes_of_bit<0>(word >> 4);
+  lanes &= lanes_of_bit<1>(word >> 4);
+  lanes &= lanes_of_bit<2>(word >> 4);
+  lanes &= lanes_of_bit<3>(word >> 4);
+  return lanes;
 }
 
 // Positions [0, size) in stretches of whole words, one a warp.
@@ -209,6 +209,64 @@ __device__ inline void positions_of_counts(uint32_t* counter, uint32_t* sum) {
   __syncthreads();
 }
 
+// One pass, as a warp does it.
+template <class Key>
+struct Pass {
+  const Key* key;  // by slot
+  const uint32_t* present;
+  const uint16_t* from;    // slots by position; of the first pass: none, items come in their order
+  uint16_t* to;            // the same, or ranks by slot
+  uint32_t* position;      // [256], the warp's next one of each digit
+  uint32_t* next_counter;  // [warps][256], of digits in the next pass
+  Stretches later;         // of the next pass
+  int shift, next_shift;
+  uint32_t size;
+  bool first, last, ordinal;
+
+  // Positions p, p + 32 and so on; `sure`: an item that takes part is at each of them.
+  template <int kWords, bool sure>
+  __device__ __forceinline__ void take(uint32_t p) const {
+    constexpr uint32_t kDigits = 256;
+    const unsigned below = (1u << threadIdx.x % kWarp) - 1;
+    uint32_t item[kWords], digits[kWords];  // digits: of this pass, then of the next
+    unsigned peers[kWords];
+    bool live = true;
+    if (!sure) {
+      static_assert(sure || kWords == 1, "one word of which it is not known");
+      live = first ? present[p / kWarp] >> p % kWarp & 1u : p < size;
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u)
+      item[u] = live ? first ? slot_of(p + uint32_t(u) * kWarp) : from[p + uint32_t(u) * kWarp] : 0;
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      const Key own = key[item[u]];
+      digits[u] = uint32_t(own >> shift) % kDigits | uint32_t(own >> next_shift) % kDigits << 8;
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      peers[u] = lanes_alike(digits[u]);
+      if (!sure) peers[u] &= __ballot_sync(kAll, live);
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      uint32_t* const next = &position[digits[u] % kDigits];
+      const uint32_t before = uint32_t(__popc(peers[u] & below));
+      const uint32_t at = live ? *next + before : 0;
+      __syncwarp();
+      if (live && before == 0) *next = at + uint32_t(__popc(peers[u]));
+      __syncwarp();
+      if (!live) continue;
+      if (last && ordinal) {
+        to[item[u]] = uint16_t(2 * (at + 1));
+      } else {
+        to[at] = uint16_t(item[u]);
+      }
+      if (!last) atomicAdd(&next_counter[later.warp_of(at) * kDigits + (digits[u] >> 8)], 1u);
+    }
+  }
+};
+
 // Sorts the loaded list, of which `size` items take part, by the bits `todo`, in passes of eight.
 // Returns the slots by position or, for ordinal ranks, twice the ranks by slot; *spare is the other
 // buffer. By the whole block, which has a barrier before it and after it.
@@ -218,7 +276,6 @@ __device__ uint16_t* sort_block(const BlockRadix<Key>& memory, uint32_t n, uint3
   constexpr uint32_t kDigits = BlockRadix<Key>::kDigits, kAhead = 4;
   const uint32_t t = threadIdx.x, lane = t % kWarp, warp = t / kWarp, threads = blockDim.x;
   const uint32_t warps = threads / kWarp;
-  const unsigned below = (1u << lane) - 1;
   uint32_t *counter = memory.counter, *next_counter = counter + warps * kDigits;
   uint16_t *from = memory.other, *to = memory.place;
   Stretches stretches(n, warps);
@@ -246,53 +303,17 @@ __device__ uint16_t* sort_block(const BlockRadix<Key>& memory, uint32_t n, uint3
     __syncthreads();
     positions_of_counts(counter, memory.fixed->sum);
 
-    uint32_t* const position = counter + warp * kDigits;
-    const uint32_t end = stretches.end(warp);
+    const Pass<Key> pass{memory.key,   memory.present, from,   to,         counter + warp * kDigits,
+                         next_counter, later,          shift,  next_shift, size,
+                         first,        last,           ordinal};
+    const uint32_t end = stretches.end(warp), sure = first && size < n ? 0 : size;
+    uint32_t p = stretches.begin(warp);
 #pragma unroll 1
-    for (uint32_t p = stretches.begin(warp) + lane; p < end; p += kAhead * kWarp) {
-      uint32_t item[kAhead], digits[kAhead], live = 0;  // digits: of this pass, then of the next
-      unsigned peers[kAhead];
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const uint32_t q = p + u * kWarp;
-        bool is = q < end;
-        item[u] = 0;
-        if (first) {
-          is = is && (memory.present[q / kWarp] >> lane & 1u);
-          if (is) item[u] = slot_of(q);
-        } else {
-          is = is && q < size;
-          if (is) item[u] = from[q];
-        }
-        live |= uint32_t(is) << u;
-      }
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const Key key = memory.key[item[u]];
-        digits[u] = uint32_t(key >> shift) % kDigits | uint32_t(key >> next_shift) % kDigits << 8;
-      }
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u)
-        peers[u] = peers_of(digits[u], live >> u & 1u);
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const bool is = live >> u & 1u;
-        uint32_t* const mine = &position[digits[u] % kDigits];
-        const uint32_t before = uint32_t(__popc(peers[u] & below));
-        uint32_t at = 0;
-        if (is) at = *mine + before;
-        __syncwarp();
-        if (is && before == 0) *mine = at + uint32_t(__popc(peers[u]));
-        __syncwarp();
-        if (!is) continue;
-        if (last && ordinal) {
-          to[item[u]] = uint16_t(2 * (at + 1));
-        } else {
-          to[at] = uint16_t(item[u]);
-        }
-        if (!last) atomicAdd(&next_counter[later.warp_of(at) * kDigits + (digits[u] >> 8)], 1u);
-      }
-    }
+    for (; p + kAhead * kWarp <= end && p + kAhead * kWarp <= sure; p += kAhead * kWarp)
+      pass.template take<kAhead, true>(p + lane);
+#pragma unroll 1
+    for (; p < end; p += kWarp)
+      pass.template take<1, false>(p + lane);
     __syncthreads();
 
     stretches = later;
@@ -345,7 +366,7 @@ __device__ void rank_sorted_block(const BlockRadix<Key>& memory, const uint16_t*
 //
 // Bytes: each element is read once and written once.
 template <class Key>
-__global__ void __launch_bounds__(BlockRadix<Key>::kThreadsMost)
+__global__ void __launch_bounds__(BlockRadix<Key>::kThreadsMost, 2)
     block_radix(Items items, Sink sink, Ties ties, int64_t first_list, int n) {
   constexpr int kAhead = 4;
   const uint32_t t = threadIdx.x, lane = t % kWarp, threads = blockDim.x;
