@@ -40,6 +40,11 @@ struct Half {
   uint16_t bits;
 
   RANKREG_HD explicit operator float() const {
+#if defined(__CUDA_ARCH__)
+    float widened;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(widened) : "h"(bits));
+    return widened;
+#else
     const uint32_t sign = uint32_t(bits & 0x8000u) << 16;
     const uint32_t exponent = (bits >> 10) & 31u, fraction = bits & 1023u;
     if (exponent == 31) return bit_cast<float>(sign | 0x7f800000u | fraction << 13);
@@ -48,9 +53,15 @@ struct Half {
     const uint32_t power = (exponent ? exponent : 1u) + 127u - 25u;
     const float value = whole * bit_cast<float>(power << 23);
     return bit_cast<float>(bit_cast<uint32_t>(value) | sign);
+#endif
   }
 
   RANKREG_HD static Half from(float value) {
+#if defined(__CUDA_ARCH__)
+    Half narrowed;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(value));
+    return narrowed;
+#else
     const uint32_t word = bit_cast<uint32_t>(value), magnitude = word & 0x7fffffffu;
     const uint16_t sign = uint16_t((word >> 16) & 0x8000u);
     if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
@@ -61,6 +72,7 @@ struct Half {
     }
     const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
     return {uint16_t(sign | uint16_t((rounded >> 13) - (112u << 10)))};
+#endif
   }
 };
 

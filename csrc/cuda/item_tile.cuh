@@ -1,5 +1,8 @@
 // Some items of a list in a thread's registers, and the way back for their ranks. Types are told
 // apart once for all of a thread's items, so that their loads are under way together.
+//
+// For lists so short that ranks, and gradients that arrive at them, are double for scores of double
+// alone.
 #pragma once
 
 #include "rank_items.cuh"
@@ -33,14 +36,14 @@ __device__ __forceinline__ W form_of(T value, bool descending) {
 }
 
 // out[j]: element first + j * step of a list, of type T, where bit j of `taken` is set; else 0.
-template <class T, class To, int kItems>
+template <class T, int kItems>
 __device__ __forceinline__ void gather(const View& view, int64_t list, int first, int step,
-                                       uint32_t taken, To (&out)[kItems]) {
+                                       uint32_t taken, T (&out)[kItems]) {
   const T* at = static_cast<const T*>(view.data) + offset(view, list, first);
   const int64_t stride = view.stride * step;
 #pragma unroll
   for (int j = 0; j < kItems; ++j, at += stride)
-    out[j] = taken >> j & 1u ? To(*at) : To{};
+    out[j] = taken >> j & 1u ? *at : T{};
 }
 
 template <class W, class T, bool moved, int kItems>
@@ -52,11 +55,7 @@ __device__ __forceinline__ uint32_t load_as(const Items& items, int64_t list, in
     if constexpr (moved) {
       using C = Compute<T>;
       C g[kItems];
-      if (items.grad.type == Type::kFloat) {
-        gather<float>(items.grad, list, first, step, taken, g);
-      } else {
-        gather<double>(items.grad, list, first, step, taken, g);
-      }
+      gather<C>(items.grad, list, first, step, taken, g);
       const C lam = lam_of<C>(items.lam);
 #pragma unroll
       for (int j = 0; j < kItems; ++j) {
@@ -71,6 +70,9 @@ __device__ __forceinline__ uint32_t load_as(const Items& items, int64_t list, in
         out[j] = form_of<W>(value[j], items.descending);
       }
     }
+  } else {  // not reached
+    for (int j = 0; j < kItems; ++j)
+      out[j] = W{};
   }
   return taken;
 }
@@ -143,8 +145,8 @@ __device__ __forceinline__ void store_gradient(const Sink& sink, int64_t list, i
   }
 }
 
-// Takes twice the ranks of items first + j * step that were loaded as W; those below n without a bit
-// in `taken` are absent. Lists of a tile are short: ranks are double for scores of double alone.
+// Takes twice the ranks of items first + j * step that were loaded as W; those below n without a
+// bit in `taken` are absent.
 template <class W, int kItems>
 __device__ __forceinline__ void store_items(const Sink& sink, int64_t list, int64_t n, int first,
                                             int step, uint32_t taken,
@@ -168,11 +170,12 @@ __device__ __forceinline__ void store_items(const Sink& sink, int64_t list, int6
       default: store_gradient<float, float>(sink, list, n, first, step, taken, twice); break;
     }
   }
+  uint32_t absent = 0;
 #pragma unroll
-  for (int j = 0; j < kItems; ++j) {
-    const int i = first + j * step;
-    if (!(taken >> j & 1u) && i < n) sink.store_absent(list, n, i);
-  }
+  for (int j = 0; j < kItems; ++j)
+    absent |= uint32_t(first + j * step < n) << j;
+  for (absent &= ~taken; absent != 0; absent &= absent - 1)
+    sink.store_absent(list, n, first + (__ffs(int(absent)) - 1) * step);
 }
 
 }  // namespace gpu

@@ -55,18 +55,22 @@ constexpr int kLaneItems = 4;
 // The counts of the items of a list of n that `lanes` lanes hold, lane t items t + j * lanes, when
 // all of them meet all of `other`, held alike.
 template <Count kind, class C>
-__device__ __forceinline__ void count_in_lanes(const C (&other)[kLaneItems],
-                                               const C (&value)[kLaneItems], int n, int lanes,
-                                               float (&count)[kLaneItems]) {
+__device__ __forceinline__ void count_in_lanes(C (&other)[kLaneItems], const C (&value)[kLaneItems],
+                                               int n, int lanes, float (&count)[kLaneItems]) {
   const int t = int(threadIdx.x) & (lanes - 1);
-#pragma unroll
+#pragma unroll(kind == Count::kBefore ? kLaneItems : 1)
   for (int k = 0; k < kLaneItems; ++k) {
     const int left = n - k * lanes, here = left < lanes ? left : lanes;
 #pragma unroll 4
     for (int s = 0; s < here; ++s) {
-      const C that = __shfl_sync(kAll, other[k], s, lanes);
+      const C that = __shfl_sync(kAll, other[0], s, lanes);
       add_other<kind>(that, value, count, [&](int j) { return k < j || (k == j && s < t); });
     }
+    const C done = other[0];  // the next row comes to the register that the loop reads
+#pragma unroll
+    for (int j = 1; j < kLaneItems; ++j)
+      other[j - 1] = other[j];
+    other[kLaneItems - 1] = done;
   }
 }
 
@@ -84,29 +88,31 @@ __global__ void __launch_bounds__(256)
   const int size = list < lists ? n : 0;
   C value[kLaneItems];
   const uint32_t taken = load_items(items, list, t, lanes, size, value);
-  float count[kLaneItems];
+  C other[kLaneItems];
+  float count[kLaneItems], before[kLaneItems];
 #pragma unroll
   for (int j = 0; j < kLaneItems; ++j) {
     if (!(taken >> j & 1u)) value[j] = nan_of<C>();
-    count[j] = 0.0f;
+    other[j] = value[j];
   }
-  // n, not size: all lanes of the warp take part in its shuffles.
-  if (ties == Ties::kDense) {
-    // Of equal items, only the first is counted: one that none before it is equal to.
-    float before[kLaneItems] = {}, above[kLaneItems] = {};
-    count_in_lanes<Count::kBefore>(value, value, n, lanes, before);
-    count_in_lanes<Count::kAbove>(value, value, n, lanes, above);
-    C first[kLaneItems];
+  // Of equal items, dense ranks count the first alone: once it is found, which is where the counts
+  // of those before and those above agree, the others are left out.
+  const int last = ties == Ties::kDense ? 2 : 0;
+#pragma unroll 1
+  for (int pass = 0; pass <= last; ++pass) {
+    const Count kind = pass < last ? (pass == 0 ? Count::kBefore : Count::kAbove) : count_for(ties);
 #pragma unroll
-    for (int j = 0; j < kLaneItems; ++j)
-      first[j] = before[j] == above[j] ? value[j] : nan_of<C>();
-    count_in_lanes<Count::kAbove>(first, value, n, lanes, count);
-  } else {
-    switch (count_for(ties)) {
-      case Count::kNotBelow: count_in_lanes<Count::kNotBelow>(value, value, n, lanes, count); break;
-      case Count::kBoth: count_in_lanes<Count::kBoth>(value, value, n, lanes, count); break;
-      case Count::kBefore: count_in_lanes<Count::kBefore>(value, value, n, lanes, count); break;
-      default: count_in_lanes<Count::kAbove>(value, value, n, lanes, count); break;
+    for (int j = 0; j < kLaneItems; ++j) {
+      if (pass == 2 && before[j] != count[j]) other[j] = nan_of<C>();
+      before[j] = pass == 0 ? 0.0f : count[j];
+      count[j] = 0.0f;
+    }
+    // n, not size: all lanes of the warp take part in its shuffles.
+    switch (kind) {
+      case Count::kNotBelow: count_in_lanes<Count::kNotBelow>(other, value, n, lanes, count); break;
+      case Count::kBoth: count_in_lanes<Count::kBoth>(other, value, n, lanes, count); break;
+      case Count::kBefore: count_in_lanes<Count::kBefore>(other, value, n, lanes, count); break;
+      default: count_in_lanes<Count::kAbove>(other, value, n, lanes, count); break;
     }
   }
   uint32_t twice[kLaneItems];
@@ -129,7 +135,8 @@ __device__ __forceinline__ void count_chunk(const Quad<C>* others, int quads, in
                                             int first, const C (&value)[kItems],
                                             float (&count)[kItems]) {
   constexpr int kQuad = 16 / sizeof(C);
-#pragma unroll 2
+// At least 4 others a turn; more take registers that kItems needs.
+#pragma unroll(kItems == 1 ? 4 : 4 / kQuad)
   for (int q = 0; q < quads; ++q) {
     const Quad<C> four = others[q];
 #pragma unroll
@@ -150,8 +157,9 @@ inline int64_t grid_counting_shared(int warps, int items) {
 
 // A list's tile of 32 * kItems items per block, every warp holding all of them; each warp counts
 // those of its own range of the list's other items, `range` of them, a multiple of 4, and the
-// warps' counts are added in shared memory. Not for dense ranks. items, sink: lists x n. Bytes
-// moved: the list is read once a tile, from the L2 cache.
+// warps' counts are added in shared memory. Not for dense ranks.
+//
+// items, sink: lists x n. Bytes moved: the list is read once a tile, from the L2 cache.
 template <class C, int kItems>
 __global__ void __launch_bounds__(kWarp* grid_counting_warps(kItems))
     rank_over_grid(Items items, Sink sink, Ties ties, int n, int range) {
@@ -167,7 +175,7 @@ __global__ void __launch_bounds__(kWarp* grid_counting_warps(kItems))
   const int64_t tile = blockIdx.x, list = tile / tiles;
   const int begin = int(tile - list * tiles) * kTile, first = begin + lane;
   C value[kItems];
-  load_items(items, list, first, kWarp, n, value);  // absent ones are told below
+  const uint32_t taken = load_items(items, list, first, kWarp, n, value);
   float count[kItems] = {};
 
   const int end = (warp + 1) * range < n ? (warp + 1) * range : n;
@@ -197,16 +205,13 @@ __global__ void __launch_bounds__(kWarp* grid_counting_warps(kItems))
   for (int j = 0; j < kItems; ++j)
     partial[warp * kTile + j * kWarp + lane] = count[j];
   __syncthreads();
-  for (int slot = int(threadIdx.x); slot < kTile; slot += int(blockDim.x)) {
-    const int i = begin + slot;
-    C mine[1];
-    const uint32_t taken = load_items(items, list, i, 1, n, mine);
+  for (int j = warp; j < kItems; j += warps) {
     float total = 0.0f;
 #pragma unroll 4
     for (int w = 0; w < warps; ++w)
-      total += partial[w * kTile + slot];
+      total += partial[w * kTile + j * kWarp + lane];
     const uint32_t twice[1] = {twice_rank(ties, total)};
-    store_items<C>(sink, list, n, i, 1, taken, twice);
+    store_items<C>(sink, list, n, first + j * kWarp, 1, taken >> j & 1u, twice);
   }
 }
 

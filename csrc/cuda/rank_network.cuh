@@ -77,7 +77,8 @@ __device__ __forceinline__ bool less(const PairWord<uint32_t>& a, const PairWord
   return (uint64_t{a.key} << 32 | a.index) < (uint64_t{b.key} << 32 | b.index);
 }
 __device__ __forceinline__ bool less(const PairWord<uint64_t>& a, const PairWord<uint64_t>& b) {
-  return a.key < b.key || (a.key == b.key && a.index < b.index);
+  // No && and no ||, which would branch.
+  return bool(int(a.key < b.key) | (int(a.key == b.key) & int(a.index < b.index)));
 }
 
 __device__ __forceinline__ NarrowWord chosen(bool first, NarrowWord a, NarrowWord b) {
@@ -150,9 +151,6 @@ __device__ __forceinline__ void in_order(Word& a, Word& b) {
 template <class Word>
 __device__ __forceinline__ Word kept(const Word& mine, const Word& other, bool low) {
   return chosen(less(other, mine) == low, other, mine);
-}
-__device__ __forceinline__ uint32_t kept(uint32_t mine, uint32_t other, bool low) {
-  return low ? (mine < other ? mine : other) : (mine < other ? other : mine);
 }
 
 // Sorts a bitonic run of kRun words in each kRun of them.
@@ -256,7 +254,7 @@ __global__ void __launch_bounds__(kMostThreads)
   // Thread t loads and stores items first + j * step.
   const int step = group_size > kWarp ? kWarp : group_size;
   const int first = t / kWarp * kWarp * kItems + t % kWarp;
-  constexpr int kTogether = 4;  // memory accesses of a thread that are under way together
+  constexpr int kTogether = sizeof(Key) == 8 ? 2 : 4;  // of a thread, 16 bytes under way at a time
 
   const int64_t list = from + int64_t{blockIdx.x} * together + own;
   const int size = list < lists ? n : 0;
@@ -294,7 +292,7 @@ __global__ void __launch_bounds__(kMostThreads)
   // Where words of no item begin, a group of their own does: it ends the last item's.
   uint32_t twice[kItems];
   ranks_of_sorted(ties, heads, group_size * kItems, group, storage->scans, twice);
-  group.sync();  // the words in shared memory are done with
+  __syncwarp();  // lanes have read the words that ranks take the place of; warps, a barrier ago
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
     if (is_item(word[j])) ranks[index_in(word[j])] = twice[j];

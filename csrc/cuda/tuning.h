@@ -11,30 +11,32 @@
 namespace rankreg {
 namespace gpu {
 
-// Longest list that a few lanes rank by comparing all its items: n comparisons and additions an
-// item against a network's 50 (16-bit keys), 115 (32) or 180 (64) instructions at the next power of
-// two. Ranks that need two comparisons a pair come to the network at half of it.
+// Longest list that a few lanes rank by comparing all its items. Instructions an item, loads and
+// stores aside, of which the multiprocessor's integer half takes nine tenths in a network: 2.7 n
+// for float and 3.9 n for double, against a network's 45, 90, 180 (keys of 2, 4, 8 bytes) for 64
+// words and 55, 120, 245 for 128, to which shorter lists are filled up. Ranks that need two or
+// three comparisons a pair come to the network at half the length.
 struct LaneCounting {
-  static constexpr int64_t kMost[] = {48, 112, 128};  // by key: 2, 4, 8 bytes
+  static constexpr int64_t kMost2 = 44, kMost4 = 96, kMost8 = 56;  // by bytes of the key
   static constexpr int64_t kAlways = 32;
 
   static constexpr int64_t most(int key_bytes, Ties ties) {
-    const int64_t most = kMost[key_bytes == 2 ? 0 : key_bytes == 4 ? 1 : 2];
-    const bool twice = ties == Ties::kAverage || ties == Ties::kDense;
-    return twice && most / 2 > kAlways ? most / 2 : twice ? kAlways : most;
+    const int64_t once = key_bytes == 2 ? kMost2 : key_bytes == 4 ? kMost4 : kMost8;
+    const bool more = ties == Ties::kAverage || ties == Ties::kDense;
+    return !more ? once : once / 2 > kAlways ? once / 2 : kAlways;
   }
 };
 
-// Few lists are ranked by comparing all items, over the whole grid. At lists * n = 380 items a
-// multiprocessor and n = 4096, its 64 comparisons a clock take about 24,000 clocks and a block's
-// network about 17,000; for less of either, the network's latency hardly falls.
+// Few lists are ranked by comparing all items, over the whole grid. 250 items a multiprocessor, in
+// lists of 4096, take about 17,000 clocks (2.2 instructions a pair) and so does a block's network,
+// of which less work shortens nothing.
 struct GridCounting {
-  static constexpr int64_t kMostItems = 380;  // of all lists, a multiprocessor
+  static constexpr int64_t kMostItems = 250;  // of all lists, a multiprocessor
   static constexpr int64_t kMostN = 16384;
   static constexpr int64_t kWarpItems = 32;  // other items that make a warp worth its while
-  // Tiles of 128 items rather than 32 where they still fill the multiprocessors: a quarter of the
-  // traffic from L2 and shared memory.
-  static constexpr int64_t kWideTiles = 2;  // a multiprocessor
+  // Tiles of 128 items rather than 32, where they still fill the multiprocessors: 2.2 instructions
+  // a pair rather than 2.8, and a quarter of the traffic from L2.
+  static constexpr int64_t kWideTiles = 1;  // a multiprocessor
 };
 
 // Threads of a block in which several lists share warps.
