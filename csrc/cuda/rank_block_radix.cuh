@@ -18,30 +18,31 @@
 namespace rankreg {
 namespace gpu {
 
+constexpr uint32_t kRadixDigits = 256;
+
 // Shared memory of block_radix.
 template <class Key>
 struct BlockRadix {
   static constexpr int kThreadsMost = 512;
-  static constexpr int kDigits = 256;
   static constexpr int kWarpsMost = kThreadsMost / kWarp;
   static constexpr int64_t kLongest = 32767;  // twice a rank must fit 16 bits
 
   struct Fixed {
     Key ones[kWarpsMost], zeros[kWarpsMost];  // bits that are 1, or 0, in a key of the warp's
     uint32_t present[kWarpsMost];             // items of the warp's
-    uint32_t sum[kDigits / kWarp];
+    uint32_t sum[kRadixDigits / kWarp];       // items of 32 digits
   };
 
   Fixed* fixed;
   Key* key;                 // [slots], at slot_of(i)
-  uint32_t* counter;        // [2][warps][kDigits]: of this pass and of the next; Marks at last
+  uint32_t* counter;        // [2][warps][256]: of this pass and of the next; Marks at last
   uint32_t* present;        // [slots / 32], bit i % 32 of word i / 32: item i takes part
   uint16_t *place, *other;  // [slots], slots in the order of the passes so far; ranks at last
 
   static int64_t slots(int64_t n) { return (n + kWarp - 1) / kWarp * kWarp; }
   static int64_t bytes(int64_t n, int threads) {
     return int64_t(sizeof(Fixed)) + slots(n) * int64_t(sizeof(Key) + 4) +
-           2 * threads / kWarp * kDigits * 4 + slots(n) / 8;
+           2 * threads / kWarp * int64_t(kRadixDigits) * 4 + slots(n) / 8;
   }
   // 0: the list does not fit.
   static int threads(int64_t n, int64_t shared_most) {
@@ -54,7 +55,7 @@ struct BlockRadix {
     fixed = dynamic_shared<Fixed>();
     key = reinterpret_cast<Key*>(fixed + 1);
     counter = reinterpret_cast<uint32_t*>(key + slots);
-    present = counter + 2 * blockDim.x / kWarp * kDigits;
+    present = counter + 2 * blockDim.x / kWarp * kRadixDigits;
     place = reinterpret_cast<uint16_t*>(present + slots / kWarp);
     other = place + slots;
   }
@@ -71,10 +72,11 @@ __device__ inline int lowest_bit(uint64_t bits) {
 // The lanes whose `word` has the same bit number `bit` as that of this lane. Assembly because, left
 // to itself, the compiler takes 7 instructions for it and not 3.
 template <int bit>
-__device__ inline unsigned lanes_alike(uint32_t word) {
+__device__ inline unsigned lanes_of_bit(uint32_t word) {
 #if defined(__CUDA_ARCH__)
   unsigned lanes;
-  asm("{\n"
+  asm volatile(
+      "{\n"
       " .reg .pred set;\n"
       " .reg .b32 own;\n"
       " and.b32 own, %1, %2;\n"
@@ -92,19 +94,19 @@ __device__ inline unsigned lanes_alike(uint32_t word) {
 #endif
 }
 
-// The lanes that are `live` and whose words end in the same 8 bits as that of this lane. By
-// ballots, whose time does not depend on the digits, as that of a match instruction is said to.
-__device__ inline unsigned peers_of(uint32_t word, bool live) {
-  unsigned peers = __ballot_sync(kAll, live);
-  peers &= lanes_alike<0>(word);
-  peers &= lanes_alike<1>(word);
-  peers &= lanes_alike<2>(word);
-  peers &= lanes_alike<3>(word);
-  peers &= lanes_alike<0>(word >> 4);
-  peers &= lanes_alike<1>(word >> 4);
-  peers &= lanes_alike<2>(word >> 4);
-  peers &= lanes_alike<3>(word >> 4);
-  return peers;
+// The lanes whose words end in the same 8 bits as that of this lane. By ballots, whose time does
+// not depend on the digits, as that of a match instruction is said to.
+__device__ inline unsigned lanes_alike(uint32_t word) {
+  unsigned lanes = lanes_of_bit<0>(word);
+  lanes &= lanes_of_bit<1>(word);
+  lanes &= lanes_of_bit<2>(word);
+  lanes &= lanes_of_bit<3>(word);
+  // Of another word, or the compiler holds 7 bits in the 7 predicates there are, and gives up.
+  lanes &= lanes_of_bit<0>(word >> 4);
+  lanes &= lanes_of_bit<1>(word >> 4);
+  lanes &= lanes_of_bit<2>(word >> 4);
+  lanes &= lanes_of_bit<3>(word >> 4);
+  return lanes;
 }
 
 // Positions [0, size) in stretches of whole words, one a warp.
@@ -127,7 +129,7 @@ struct Stretches {
 
 // The memory's `key` and `present`: item i and every threads-th after it. Returns the number of
 // items that take part; `ones` and `zeros` get the bits that are 1, or 0, in any of their keys. By
-// the whole block, which may use what it has written after the next barrier.
+// the whole block; what it has written may be read when it returns.
 template <class Key>
 __device__ uint32_t load_block(const Items& items, int64_t list, uint32_t n,
                                const BlockRadix<Key>& memory, Key* ones, Key* zeros) {
@@ -175,18 +177,17 @@ __device__ uint32_t load_block(const Items& items, int64_t list, uint32_t n,
 }
 
 // Counts of each warp's digits become the positions of its first items of each digit: by digit,
-// then by warp. counter: [warps][kDigits]. Eight whole warps have a digit a thread; the whole block
-// calls it, between two barriers of its own.
+// then by warp. counter: [warps][256], complete; sum: [8]. Eight whole warps have a digit a thread.
+// By the whole block; what it has written may be read when it returns.
 __device__ inline void positions_of_counts(uint32_t* counter, uint32_t* sum) {
-  constexpr uint32_t kDigits = 256;
   const uint32_t t = threadIdx.x, lane = t % kWarp, warp = t / kWarp;
   const uint32_t warps = blockDim.x / kWarp;
   uint32_t own = 0, upto = 0;
-  if (t < kDigits) {
+  if (t < kRadixDigits) {
 #pragma unroll 4
     for (uint32_t w = 0; w < warps; ++w) {
-      const uint32_t count = counter[w * kDigits + t];
-      counter[w * kDigits + t] = own;
+      const uint32_t count = counter[w * kRadixDigits + t];
+      counter[w * kRadixDigits + t] = own;
       own += count;
     }
     upto = own;
@@ -197,29 +198,88 @@ __device__ inline void positions_of_counts(uint32_t* counter, uint32_t* sum) {
     if (lane == kWarp - 1) sum[warp] = upto;
   }
   __syncthreads();
-  if (t < kDigits) {
+  if (t < kRadixDigits) {
     uint32_t base = upto - own;
 #pragma unroll 1
     for (uint32_t w = 0; w < warp; ++w)
       base += sum[w];
 #pragma unroll 4
     for (uint32_t w = 0; w < warps; ++w)
-      counter[w * kDigits + t] += base;
+      counter[w * kRadixDigits + t] += base;
   }
   __syncthreads();
 }
 
+// One pass, as a warp does it.
+template <class Key>
+struct Pass {
+  const Key* key;  // by slot
+  const uint32_t* present;
+  const uint16_t* from;    // slots by position; of the first pass: none, items come in their order
+  uint16_t* to;            // the same, or ranks by slot
+  uint32_t* position;      // [256], the warp's next one of each digit
+  uint32_t* next_counter;  // [warps][256], of digits in the next pass
+  Stretches later;         // of the next pass
+  int shift, next_shift;
+  uint32_t size;
+  bool first, last, ordinal;
+
+  // Positions p, p + 32 and so on; `sure`: an item that takes part is at each of them.
+  template <int kWords, bool sure>
+  __device__ __forceinline__ void take(uint32_t p) const {
+    const unsigned below = (1u << threadIdx.x % kWarp) - 1;
+    uint32_t item[kWords], digits[kWords];  // digits: of this pass, then of the next
+    unsigned peers[kWords];
+    bool live = true;
+    if (!sure) {
+      static_assert(sure || kWords == 1, "one word of which it is not known");
+      live = first ? present[p / kWarp] >> p % kWarp & 1u : p < size;
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      const uint32_t q = p + uint32_t(u) * kWarp;
+      item[u] = !live ? 0u : first ? slot_of(q) : from[q];
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      const Key own = key[item[u]];
+      const uint32_t now = uint32_t(own >> shift), then = uint32_t(own >> next_shift);
+      digits[u] = now % kRadixDigits | then % kRadixDigits << 8;
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      peers[u] = lanes_alike(digits[u]);
+      if (!sure) peers[u] &= __ballot_sync(kAll, live);
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      uint32_t* const next = &position[digits[u] % kRadixDigits];
+      const uint32_t before = uint32_t(__popc(peers[u] & below));
+      const uint32_t at = live ? *next + before : 0;
+      __syncwarp();
+      if (live && before == 0) *next = at + uint32_t(__popc(peers[u]));
+      __syncwarp();
+      if (!live) continue;
+      if (last && ordinal) {
+        to[item[u]] = uint16_t(2 * (at + 1));
+      } else {
+        to[at] = uint16_t(item[u]);
+      }
+      if (!last) atomicAdd(&next_counter[later.warp_of(at) * kRadixDigits + (digits[u] >> 8)], 1u);
+    }
+  }
+};
+
 // Sorts the loaded list, of which `size` items take part, by the bits `todo`, in passes of eight.
 // Returns the slots by position or, for ordinal ranks, twice the ranks by slot; *spare is the other
-// buffer. By the whole block, which has a barrier before it and after it.
+// buffer. By the whole block; what it has written may be read when it returns.
 template <class Key>
 __device__ uint16_t* sort_block(const BlockRadix<Key>& memory, uint32_t n, uint32_t size, Key todo,
                                 bool ordinal, uint16_t** spare) {
-  constexpr uint32_t kDigits = BlockRadix<Key>::kDigits, kAhead = 4;
+  constexpr uint32_t kAhead = 4;
   const uint32_t t = threadIdx.x, lane = t % kWarp, warp = t / kWarp, threads = blockDim.x;
   const uint32_t warps = threads / kWarp;
-  const unsigned below = (1u << lane) - 1;
-  uint32_t *counter = memory.counter, *next_counter = counter + warps * kDigits;
+  uint32_t *counter = memory.counter, *next_counter = counter + warps * kRadixDigits;
   uint16_t *from = memory.other, *to = memory.place;
   Stretches stretches(n, warps);
   const Stretches later(size, warps);
@@ -227,72 +287,37 @@ __device__ uint16_t* sort_block(const BlockRadix<Key>& memory, uint32_t n, uint3
 
   // The first pass counts its digits here, each other one in the pass before it.
 #pragma unroll 1
-  for (uint32_t d = lane; d < kDigits; d += kWarp)
-    counter[warp * kDigits + d] = 0;
+  for (uint32_t d = lane; d < kRadixDigits; d += kWarp)
+    counter[warp * kRadixDigits + d] = 0;
   __syncwarp();
 #pragma unroll 4
   for (uint32_t i = stretches.begin(warp) + lane; i < stretches.end(warp); i += kWarp) {
-    const uint32_t digit = uint32_t(memory.key[slot_of(i)] >> shift) % kDigits;
-    if (memory.present[i / kWarp] >> lane & 1u) atomicAdd(&counter[warp * kDigits + digit], 1u);
+    const uint32_t digit = uint32_t(memory.key[slot_of(i)] >> shift) % kRadixDigits;
+    if (memory.present[i / kWarp] >> lane & 1u)
+      atomicAdd(&counter[warp * kRadixDigits + digit], 1u);
   }
 
   for (bool first = true, last = false; !last; first = false) {
-    todo = Key(todo & ~(Key(kDigits - 1) << shift));
+    todo = Key(todo & ~(Key(kRadixDigits - 1) << shift));
     last = todo == 0;
     const int next_shift = lowest_bit(todo);
 #pragma unroll 1
-    for (uint32_t c = t; c < warps * kDigits; c += threads)
+    for (uint32_t c = t; c < warps * kRadixDigits; c += threads)
       next_counter[c] = 0;
     __syncthreads();
     positions_of_counts(counter, memory.fixed->sum);
 
-    uint32_t* const position = counter + warp * kDigits;
-    const uint32_t end = stretches.end(warp);
+    uint32_t* const position = counter + warp * kRadixDigits;
+    const Pass<Key> pass{memory.key, memory.present, from, to,    position, next_counter, later,
+                         shift,      next_shift,     size, first, last,     ordinal};
+    const uint32_t end = stretches.end(warp), sure = first && size < n ? 0 : size;
+    uint32_t p = stretches.begin(warp);
 #pragma unroll 1
-    for (uint32_t p = stretches.begin(warp) + lane; p < end; p += kAhead * kWarp) {
-      uint32_t item[kAhead], digits[kAhead], live = 0;  // digits: of this pass, then of the next
-      unsigned peers[kAhead];
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const uint32_t q = p + u * kWarp;
-        bool is = q < end;
-        item[u] = 0;
-        if (first) {
-          is = is && (memory.present[q / kWarp] >> lane & 1u);
-          if (is) item[u] = slot_of(q);
-        } else {
-          is = is && q < size;
-          if (is) item[u] = from[q];
-        }
-        live |= uint32_t(is) << u;
-      }
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const Key key = memory.key[item[u]];
-        digits[u] = uint32_t(key >> shift) % kDigits | uint32_t(key >> next_shift) % kDigits << 8;
-      }
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u)
-        peers[u] = peers_of(digits[u], live >> u & 1u);
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const bool is = live >> u & 1u;
-        uint32_t* const mine = &position[digits[u] % kDigits];
-        const uint32_t before = uint32_t(__popc(peers[u] & below));
-        uint32_t at = 0;
-        if (is) at = *mine + before;
-        __syncwarp();
-        if (is && before == 0) *mine = at + uint32_t(__popc(peers[u]));
-        __syncwarp();
-        if (!is) continue;
-        if (last && ordinal) {
-          to[item[u]] = uint16_t(2 * (at + 1));
-        } else {
-          to[at] = uint16_t(item[u]);
-        }
-        if (!last) atomicAdd(&next_counter[later.warp_of(at) * kDigits + (digits[u] >> 8)], 1u);
-      }
-    }
+    for (; p + kAhead * kWarp <= end && p + kAhead * kWarp <= sure; p += kAhead * kWarp)
+      pass.template take<kAhead, true>(p + lane);
+#pragma unroll 1
+    for (; p < end; p += kWarp)
+      pass.template take<1, false>(p + lane);
     __syncthreads();
 
     stretches = later;
@@ -308,7 +333,8 @@ __device__ uint16_t* sort_block(const BlockRadix<Key>& memory, uint32_t n, uint3
   return from;
 }
 
-// Twice the ranks, by slot, of items whose slots are sorted. place, twice: [size].
+// Twice the ranks, by slot, of items whose slots are sorted. place: [size]. By the whole block;
+// what it has written may be read when it returns.
 template <class Key>
 __device__ void rank_sorted_block(const BlockRadix<Key>& memory, const uint16_t* place,
                                   uint32_t size, Ties ties, uint16_t* twice) {
@@ -343,9 +369,12 @@ __device__ void rank_sorted_block(const BlockRadix<Key>& memory, const uint16_t*
 // One block a list, of 256 threads or more; a warp takes a stretch of positions, 32 at a time.
 // items, sink: lists x n. Dynamic shared memory: BlockRadix<Key>.
 //
-// Bytes: each element is read once and written once.
+// Bytes: each element is read once and written once. The kernel is bound by instructions and by
+// shared memory. Estimate: 67 instructions an item and pass, counted in the code for sm_90, and
+// about 125 besides, so 393 for 32-bit keys in random order; their 5 requests to shared memory an
+// item and pass meet in the banks as random ones do, 3.5 at a time.
 template <class Key>
-__global__ void __launch_bounds__(BlockRadix<Key>::kThreadsMost)
+__global__ void __launch_bounds__(BlockRadix<Key>::kThreadsMost, 2)
     block_radix(Items items, Sink sink, Ties ties, int64_t first_list, int n) {
   constexpr int kAhead = 4;
   const uint32_t t = threadIdx.x, lane = t % kWarp, threads = blockDim.x;
