@@ -34,11 +34,10 @@ constexpr int kFlags = 16;           // of a group, one load
 constexpr int kFlagGroups = 4;       // a thread has on their way; they are counted in 64 bits
 constexpr int kMostSegments = 1024;  // of a list
 
+constexpr int kVector = 16;  // bytes of a load
+
 // Loops whose threads mostly have one turn or none are kept from being unrolled: it would double
 // the code.
-
-// Bytes of a vector load.
-constexpr int kVector = 16;
 
 struct Lists {
   View scores, positives, where;
@@ -649,8 +648,7 @@ __device__ inline Compensated block_sum(Compensated value, BlockStorage& storage
 }
 
 // loss: one value, or one a list; state: lists x (1 + kept) of `type`; values: lists, and counted.
-// Without a loss: nothing but the counters, and those only of lists with more than `kept`
-// positives.
+// Without a loss: only the counters, and only those of lists with more than `kept` positives.
 struct FinishLoss {
   int64_t power;
   bool by_length;
@@ -680,7 +678,7 @@ struct FinishLoss {
     const double length = length_of(positives.found, list, in.n, by_length, storage);
     const RankReg formula{power, length, double(size)};
     const int64_t saved = list * (1 + kept);
-    const bool keeps = int64_t(size) <= kept;
+    const bool keeps = int64_t(size) <= kept;  // all of them, or none
     Compensated sum;
 #pragma unroll 1
     for (uint32_t o = threadIdx.x; o < size; o += kThreads) {
@@ -850,6 +848,7 @@ __device__ void store_gradients(T* row, int64_t begin, int64_t n, const Compute<
 // and, as goal, for those that cease to be.
 template <class C, class MoveOf>
 __device__ void keep_moves(uint32_t from, int size, const MoveOf& move_of, C* kept) {
+#pragma unroll 1
   for (int o = int(threadIdx.x); o < size; o += kThreads) {
     const Move<C> move = move_of(from + uint32_t(o));
     const bool moves = move.moves();
@@ -990,9 +989,8 @@ __device__ void step_part(const Lists& in, const Positives& positives, int part,
   } while (!last);
 }
 
-// Blocks: lists x parts. out: lists x n; steps: likewise, for Steps, or null where that is in
-// place. Bytes moved, per item: the score and its gradient, 1 with a mask; in rounds, D each way as
-// well.
+// Blocks: lists x parts. out: lists x n; steps: the same, for Steps, or null where that is in out.
+// Bytes moved, per item: the score and its gradient, 1 with a mask; in rounds, D each way as well.
 template <class T, class Moves>
 __global__ void __launch_bounds__(kThreads, 2)
     step(Lists in, Found found, int parts, int capacity, Moves moves, T* out, uint32_t* steps) {

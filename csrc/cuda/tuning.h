@@ -58,10 +58,10 @@ struct DeviceRadixTuning {
 
 // positives_stream.cuh.
 struct StreamTuning {
-  // Bytes of thresholds of one tree, and the least share of the shared memory that this may be: a
-  // block takes four times as much, and registers are for two blocks a multiprocessor.
+  // Bytes of thresholds of a tree, and into how many of them a block's shared memory must divide at
+  // least: a block takes four, and registers are for two blocks a multiprocessor.
   int64_t tree_bytes = 16384;
-  int64_t tree_share = 8;
+  int64_t tree_share = 9;
   // Blocks wanted, per multiprocessor, by all lists together. Few for collect: its blocks are what
   // the others look through for positives. Twice as many as can be there at a time for the others,
   // so that unequal ends weigh less.
