@@ -153,7 +153,19 @@ __global__ void __launch_bounds__(Tiles::kThreads)
 #pragma unroll 1
   for (uint32_t first = begin + threadIdx.x; first < end; first += kAhead * Tiles::kThreads) {
     Own own[kAhead];
-    const uint32_t taken = load_items<Own>(items, list, int(first), Tiles::kThreads, int(end), own);
+    uint32_t taken = 0;
+    if (sizeof(Own) == 4 && items.moved() && items.grad.type == Type::kDouble) {
+      // Ranks beyond 2^24 are double for scores of float too, and so is their gradient, which
+      // load_items takes to be of the scores' compute type.
+      const float lam = lam_of<float>(items.lam);
+#pragma unroll 1
+      for (int j = 0; j < kAhead; ++j) {
+        const uint32_t i = first + uint32_t(j) * Tiles::kThreads;
+        if (i < end) taken |= uint32_t(items.key<Own, float>(list, i, lam, &own[j])) << j;
+      }
+    } else {
+      taken = load_items<Own>(items, list, int(first), Tiles::kThreads, int(end), own);
+    }
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       const uint32_t i = first + uint32_t(j) * Tiles::kThreads;
