@@ -280,7 +280,7 @@ def compile_library(ext: setuptools.Extension, version: str) -> tuple[Path, dict
     print(done.stdout, flush=True)
     if done.returncode:
         lines = [line for line in done.stdout.splitlines() if line.strip()]
-        errors = [line for line in lines if re.search("error|undefined|not found", line)]
+        errors = [line for line in lines if re.search(r"\berror\b|undefined|not found", line)]
         raise CannotBuild(f"compilation failed: {(errors or lines or ['ninja failed'])[0].strip()}")
     return library, {"torch": torch_version, "compiler": compiler, "flags": shlex.join(flags)}
 

@@ -33,9 +33,9 @@ def test_a_log_of_ptxas_is_understood():
 @needs_nvcc
 def test_kernels_compile_without_spills():
     """For sm_80 and sm_90; a kernel that spills waits for memory that no line of it asks for."""
-    kernels = resources.compile_all()
-    assert len(kernels) > 20
-    assert {kernel.file for kernel in kernels} >= {
+    kernels = [k for k in resources.compile_all() if not k.name.startswith("cub::")]
+    assert len(kernels) > 50
+    assert {kernel.file for kernel in kernels} == {
         "rank.cu",
         "positive_ranks.cu",
         "rankreg_loss.cu",

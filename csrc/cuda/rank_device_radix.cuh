@@ -33,6 +33,12 @@ struct Tiles {
   static constexpr int kScanThreads = 1024;  // of the block that scans a list's tiles
   static constexpr int kSize = 4096;
   static constexpr int kWords = kSize / kWarp;
+  // Of the kernel that waits for memory most, on a multiprocessor: all the threads that one has.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  static constexpr int kRankBlocks = 4;
+#else
+  static constexpr int kRankBlocks = 6;
+#endif
 
   uint32_t size;  // of a list: n
   uint32_t each;  // tiles of a list
@@ -214,7 +220,7 @@ __device__ uint32_t warp_search(const Key* sorted, uint32_t begin, uint32_t end,
 // Bytes: sizeof(Key) + 4 are read in order; ranks, and for a gradient the former ranks, are met at
 // random, which costs a sector of 32 bytes each where they do not fit the cache.
 template <class Key>
-__global__ void __launch_bounds__(Tiles::kThreads, 6)
+__global__ void __launch_bounds__(Tiles::kThreads, Tiles::kRankBlocks)
     ranks_of_sorted_keys(const Key* key, const uint32_t* value, const uint32_t* present,
                          const uint32_t* before, Tiles tiles, SortKey sort_key, Ties ties,
                          int64_t first_list, Sink sink) {
