@@ -2,8 +2,8 @@
 // list.
 #pragma once
 
-#include "parallel.h"
 #include "../common/view.h"
+#include "parallel.h"
 
 namespace rankreg {
 

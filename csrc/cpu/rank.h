@@ -1,8 +1,8 @@
 // Ranks of all items of each list, and their blackbox gradient.
 #pragma once
 
-#include "parallel.h"
 #include "../common/view.h"
+#include "parallel.h"
 
 namespace rankreg {
 

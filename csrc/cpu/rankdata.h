@@ -1,8 +1,8 @@
 // Ascending ranks in the types that statistics packages give them in, and what NaN does to them.
 #pragma once
 
-#include "parallel.h"
 #include "../common/view.h"
+#include "parallel.h"
 
 namespace rankreg {
 

@@ -14,7 +14,8 @@ struct RankRegOptions {
 
 // loss: one value, or one per list for kNone, in the compute type of the scores.
 // state (lists x (1 + kept), contiguous, of `rank_type`): what the reduction divided by, then the
-// ranks of the list's positives in their order, and zeros; zeros alone if there are more than `kept`.
+// ranks of the list's positives in their order, and zeros; zeros alone if there are more than
+// `kept`.
 void rankreg_loss(const View& scores, const View& positives, const View& where,
                   const RankRegOptions& options, Reduction reduction, int64_t lists, int64_t n,
                   int64_t kept, Type rank_type, void* loss, void* state, const Parallel& parallel);

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "../common/formulas.h"
+#include "../common/view.h"
 #include "order.h"
 #include "target.h"
-#include "../common/view.h"
 
 RANKREG_TARGET_BEGIN
 namespace rankreg {
