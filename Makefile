@@ -5,6 +5,7 @@
 #   make bench     benchmarks, under ten minutes; table and plots in runs/bench
 #   make sanitize  the C++ tests alone
 #   make sanitize-cuda   the CUDA kernels, in the emulator, under the same sanitizers
+#   make coverage-cuda   which lines and branches of the CUDA kernels the emulated tests reach
 #   make cuda-library    builds the CUDA library, and loads it into a torch that has CUDA (large)
 #   make lint      ruff and clang-format, as they stand in requirements-dev.txt
 #   make format    lets both rewrite
@@ -31,7 +32,8 @@ BUILD_SOURCES := setup.py pyproject.toml rankreg_ext/_version.py \
     $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
 CXX_SOURCES = $(shell git ls-files -co --exclude-standard -- '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: demo test bench bench-pytest lint format sanitize sanitize-cuda cuda-library clean
+.PHONY: demo test bench bench-pytest lint format sanitize sanitize-cuda coverage-cuda \
+    cuda-library clean
 .DELETE_ON_ERROR:
 
 demo: $(BUILT)
@@ -69,6 +71,12 @@ sanitize-cuda: $(DEV) $(BUILT)
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$(PYTEST) -n 2 -m "not slow" tests/test_emulator.py $(wildcard tests/test_cuda_*.py)
+
+# Lines and branches of csrc/cuda that the emulated tests reach.
+coverage-cuda: $(DEV) $(BUILT)
+	rm -rf build/emulator/*_covered
+	RANKREG_EMULATOR_COVERAGE=1 $(PYTEST) -q -n 2 $(wildcard tests/test_cuda_*.py)
+	$(BIN)/python tests/emulator/coverage.py build/emulator/*_covered
 
 # In a second environment, with a CUDA build of torch (5 GB); no GPU is needed.
 CUDA_TORCH ?= 2.14.1

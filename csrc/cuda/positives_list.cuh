@@ -29,7 +29,7 @@
 namespace rankreg {
 namespace gpu {
 
-// NaN, which is above and below nothing.
+// NaN, which is above and below nothing, and whose key is all ones.
 template <class C>
 RANKREG_HD inline C absent() {
   return bit_cast<C>(KeyOf<C>(~KeyOf<C>{0} >> 1));

@@ -392,7 +392,7 @@ __device__ void widen_group(const Group<T>& group, unsigned present, Compute<T> 
   if (present == (1u << kGroup<T>)-1) return;
 #pragma unroll
   for (int j = 0; j < kGroup<T>; ++j)
-    x[j] = present >> j & 1u ? x[j] : not_a_number<Compute<T>>();
+    x[j] = present >> j & 1u ? x[j] : nan_of<Compute<T>>();
 }
 
 template <class T>
@@ -584,7 +584,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 template <class T>
 __device__ double rank_of(const Lists& in, const Positives& positives, int64_t entry) {
   const Found& found = positives.found;
-  if (is_nan(score_at<T>(in, positives.list, found.index[entry]))) return not_a_number<double>();
+  if (is_nan(score_at<T>(in, positives.list, found.index[entry]))) return nan_of<double>();
   return 1.0 + double(written(&found.above[entry]));
 }
 
@@ -817,7 +817,7 @@ struct LossMoves {
 template <class T, class F>
 __device__ void store_gradients(T* row, int64_t begin, int64_t n, const Compute<T> (&x)[kGroup<T>],
                                 unsigned present, const F& value_of) {
-  const T nan = Narrow<T>::from(not_a_number<Compute<T>>()), zero = Narrow<T>::from(0);
+  const T nan = Narrow<T>::from(nan_of<Compute<T>>()), zero = Narrow<T>::from(0);
   T value[kGroup<T>];
 #pragma unroll
   for (int j = 0; j < kGroup<T>; ++j) {
@@ -852,8 +852,8 @@ __device__ void keep_moves(uint32_t from, int size, const MoveOf& move_of, C* ke
   for (int o = int(threadIdx.x); o < size; o += kThreads) {
     const Move<C> move = move_of(from + uint32_t(o));
     const bool moves = move.moves();
-    kept[2 * o] = moves ? move.from : not_a_number<C>();
-    kept[2 * o + 1] = moves ? move.to : not_a_number<C>();
+    kept[2 * o] = moves ? move.from : nan_of<C>();
+    kept[2 * o + 1] = moves ? move.to : nan_of<C>();
   }
 }
 
@@ -1011,7 +1011,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const Move<C> move = move_of(o);
     if (!move.moves()) continue;
     const double moved =
-        is_nan(move.to) ? not_a_number<double>() : 1.0 + double(written(&found.after[move.entry]));
+        is_nan(move.to) ? nan_of<double>() : 1.0 + double(written(&found.after[move.entry]));
     row[move.item] = Narrow<T>::from(gradient(moved, move.rank, scale.divisor, scale.upstream));
   }
 }

@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kTeamMost, 1)
         for (int s = team.rank; s < positives; s += team.size) {
           const bool nan = thresholds.sorted() ? thresholds.key(s) == KeyOf<C>(~KeyOf<C>{0})
                                                : is_nan(thresholds.values()[s]);
-          const double rank = nan ? absent<double>() : double(1 + int(memory.cells()[s] & 0xffffu));
+          const double rank = nan ? nan_of<double>() : double(1 + int(memory.cells()[s] & 0xffffu));
           if (!thresholds.sorted() && positives <= kept) state[1 + s] = C(rank);
           sum.add(formula.term(rank), 0);
         }

@@ -10,6 +10,7 @@
 
 #include "../common/keys.h"
 #include "block.cuh"
+#include "rank_items.cuh"
 
 // Called, not inlined: what a block does once or a few times, so that a kernel has its code once.
 #if defined(__CUDACC__)
@@ -24,10 +25,6 @@ namespace gpu {
 template <class C>
 RANKREG_HD inline C infinity() {
   return bit_cast<C>(FloatLayout<C>::kInfinity);
-}
-template <class C>
-RANKREG_HD inline C not_a_number() {
-  return bit_cast<C>(KeyOf<C>(FloatLayout<C>::kInfinity | FloatLayout<C>::kInfinity >> 1));
 }
 
 // The lowest score above `value`, which is less than infinity.
@@ -167,7 +164,7 @@ __device__ RANKREG_CALLED Tree<C> plant(C* node, C* items, C* spare, int size) {
       node[tree.node_of(i)] = sorted[i];
   }
   for (int i = size + int(threadIdx.x); i < nodes; i += kThreads)
-    node[tree.node_of(i)] = not_a_number<C>();
+    node[tree.node_of(i)] = nan_of<C>();
   __syncthreads();
   return tree;
 }

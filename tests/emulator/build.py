@@ -33,6 +33,9 @@ FLAGS = (
 SANITIZED = os.environ.get("RANKREG_EMULATOR_SANITIZE") == "1"
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 
+# With RANKREG_EMULATOR_COVERAGE=1, for coverage.py.
+COVERED = os.environ.get("RANKREG_EMULATOR_COVERAGE") == "1"
+
 
 def build(folder: Path, flags: str = "", link_flags: str = "") -> Path:
     """Compile what changed, with ``flags`` besides ours; the library's path."""
@@ -84,8 +87,12 @@ def load() -> ModuleType:
     from rankreg_ext import _ops
 
     tag = re.sub(r"\W", "_", f"{sys.implementation.cache_tag}-torch{torch.__version__}")
-    flags = SANITIZE if SANITIZED else ""
-    path = build(ROOT / "build" / "emulator" / f"{tag}{'_sanitized' * SANITIZED}", flags, flags)
+    flags, kind = "", ""
+    if SANITIZED:
+        flags, kind = SANITIZE, "_sanitized"
+    elif COVERED:
+        flags, kind = "--coverage -fprofile-update=single -O1", "_covered"
+    path = build(ROOT / "build" / "emulator" / f"{tag}{kind}", flags, flags)
     # Kept alive by the module : Libraries that are collected take their ops with them.
     namespaces = [
         f"rankreg_ext_{ops}" for ops in ("emulated", "stream", "block_radix", "device_radix")
