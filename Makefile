@@ -40,7 +40,7 @@ demo: $(BUILT)
 	$(BIN)/python -m benchmarks.experiments.demo $(ARGS)
 
 test: lint $(BUILT)
-	$(PYTEST) -n 2 --dist loadgroup --cov --cov-report=term $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 	$(MAKE) --no-print-directory sanitize
 
 # ARGS=--resume goes on where an interrupted run stopped.

@@ -15,18 +15,6 @@ settings.register_profile(
 settings.load_profile("default")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Groups that stay on one test process: files, whose fixtures are dear, are such.
-
-    What an emulator runs is slow, needs no such fixture, and goes where there is time.
-    """
-    for item in items:
-        emulated = "[emulated" in item.name or "-emulated" in item.name
-        group = item.nodeid if emulated else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def _poisoned_memory():
     """Fill uninitialised tensors, also those allocated inside native ops, with NaN or maxima.
