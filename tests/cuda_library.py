@@ -1,10 +1,10 @@
 """The CUDA library built against one torch, loaded into another that has CUDA. No GPU is needed.
 
-    python tests/cuda_library.py PYTHON
+    python tests/cuda_library.py PYTHON...
 
 Builds a copy of the project against the torch of the interpreter that runs this script (which may
-be a CPU build), and loads it into that of PYTHON: one binary serves both. There, every op must have
-a kernel under the CUDA key, and fakes of CUDA tensors must promise what the kernels make.
+be a CPU build), and loads it into that of each PYTHON: one binary serves all. There, every op must
+have a kernel under the CUDA key, and fakes of CUDA tensors must promise what the kernels make.
 """
 
 import os
@@ -50,7 +50,7 @@ print("loaded:", torch.__version__, "with", len(names), "ops on CUDA")
 """
 
 
-def main(python: str) -> int:
+def main(pythons: list[str]) -> int:
     """Build, load, check."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
@@ -65,9 +65,10 @@ def main(python: str) -> int:
         subprocess.run(build, cwd=copy, env={**os.environ, **settings}, check=True)
         # Away from the sources, and from an installed rankreg_ext.
         environment = {**os.environ, "PYTHONPATH": str(copy)}
-        done = subprocess.run([python, "-c", CHECK], cwd=folder, env=environment)
-        return done.returncode
+        checks = [[python, "-c", CHECK] for python in pythons]
+        done = [subprocess.run(check, cwd=folder, env=environment) for check in checks]
+        return max(check.returncode for check in done)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))
