@@ -167,7 +167,10 @@ __global__ void __launch_bounds__(Tiles::kThreads)
 #pragma unroll 1
       for (int j = 0; j < kAhead; ++j) {
         const uint32_t i = first + uint32_t(j) * Tiles::kThreads;
-        if (i < end) taken |= uint32_t(items.key<Own, float>(list, i, lam, &own[j])) << j;
+        if (i >= end) break;
+        const float moved = items.value(list, i, lam);
+        own[j] = Own(best_first_key(moved, items.descending));
+        taken |= uint32_t(!is_nan(moved)) << j;
       }
     } else {
       taken = load_items<Own>(items, list, int(first), Tiles::kThreads, int(end), own);

@@ -82,43 +82,6 @@ struct Items {
                                     : static_cast<const double*>(grad.data)[offset(grad, list, i)]);
     return perturb(a, lam_value, g, descending);
   }
-
-  // The key of an item, ascending with its rank; false if the item is absent. `lam_value` is
-  // lam_of<C>(lam), read once a thread. The keys of floating-point types are never all ones.
-  template <class Key, class C>
-  RANKREG_HD bool key(int64_t list, int64_t i, C lam_value, Key* key) const {
-    if (!present_at(where, list, i)) return false;
-    const int64_t at = offset(x, list, i);
-    if constexpr (sizeof(Key) == 2) {
-      switch (x.type) {
-        case Type::kHalf: return key_of(static_cast<const Half*>(x.data)[at], key);
-        case Type::kBFloat16: return key_of(static_cast<const BFloat16*>(x.data)[at], key);
-        case Type::kI8: return key_of(static_cast<const int8_t*>(x.data)[at], key);
-        case Type::kI16: return key_of(static_cast<const int16_t*>(x.data)[at], key);
-        case Type::kU16: return key_of(static_cast<const uint16_t*>(x.data)[at], key);
-        default: return key_of(static_cast<const uint8_t*>(x.data)[at], key);
-      }
-    } else if constexpr (sizeof(Key) == 4) {
-      switch (x.type) {
-        case Type::kI32: return key_of(static_cast<const int32_t*>(x.data)[at], key);
-        case Type::kU32: return key_of(static_cast<const uint32_t*>(x.data)[at], key);
-        default: return key_of(value<float>(list, i, float(lam_value)), key);
-      }
-    } else {
-      switch (x.type) {
-        case Type::kI64: return key_of(static_cast<const int64_t*>(x.data)[at], key);
-        case Type::kU64: return key_of(static_cast<const uint64_t*>(x.data)[at], key);
-        default: return key_of(value<double>(list, i, double(lam_value)), key);
-      }
-    }
-  }
-
- private:
-  template <class T, class Key>
-  RANKREG_HD bool key_of(T value, Key* key) const {
-    *key = Key(best_first_key(value, descending));
-    return !is_nan(value);
-  }
 };
 
 // Takes ranks; without `ranks` they are the output, with it the gradient (rank - ranks) / lam is.

@@ -3,7 +3,8 @@
     python tests/emulator/coverage.py FOLDER [OUT.md]
 
 FOLDER is where a build with RANKREG_EMULATOR_COVERAGE=1 left its objects, once tests have run. A
-line or branch counts as reached if any instantiation of its template reached it. Branches that only
+line counts as reached if any instantiation of its template reached it; branches are counted for
+every instantiation by itself, of which many serve types that take the same way. Branches that only
 an exception takes are left out.
 """
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def main(folder: Path, out: Path | None) -> int:
     """Print or write the table."""
     lines: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    branches: dict[str, dict[tuple[int, int], int]] = defaultdict(lambda: defaultdict(int))
+    branches: dict[str, dict[tuple[str, int, int], int]] = defaultdict(lambda: defaultdict(int))
     for data in sorted(folder.resolve().glob("*.gcda")):
         with tempfile.TemporaryDirectory() as scratch:
             command = ["gcov", "--json-format", "--branch-probabilities", str(data)]
@@ -37,13 +38,14 @@ def main(folder: Path, out: Path | None) -> int:
                         lines[path.name][line["line_number"]] += line["count"]
                         real = [b for b in line["branches"] if not b["throw"]]
                         for number, branch in enumerate(real):
-                            # By its place in the line: instantiations do not always have the same.
-                            key = (line["line_number"], number)
+                            key = (line.get("function_name", ""), line["line_number"], number)
                             branches[path.name][key] += branch["count"]
     if not lines:
         print(f"no coverage data of csrc/cuda in {folder}", file=sys.stderr)
         return 1
-    rows = ["| file | lines | reached | branches | reached | lines never reached |"]
+    rows = [
+        "| file | lines | reached | branches, all instantiations | reached | lines never reached |"
+    ]
     rows.append("| --- | ---: | ---: | ---: | ---: | --- |")
     for name in sorted(lines):
         missed = [str(number) for number, count in sorted(lines[name].items()) if not count]
