@@ -66,21 +66,8 @@ struct RankStorage {
   ScanStorage<int> first, last;
 };
 
-// The threads that share a list: the whole block, their number known to the compiler.
-template <int kThreads>
-struct BlockThreads {
-  __device__ int thread() const { return int(threadIdx.x); }
-
-  template <class Op, bool from_end = false, class T>
-  __device__ T scan_of_others(T value, T none, ScanStorage<T>& storage) const {
-    T others;
-    block_scan<kThreads, Op, from_end>(value, none, storage, &others);
-    return others;
-  }
-};
-
-// The same with their number, a power of two, known at run time: up to 32 neighbouring lanes of a
-// warp, or the whole block.
+// The threads that share a list, a power of two of them: up to 32 neighbouring lanes of a warp, or
+// the whole block.
 struct Group {
   int size;
 
@@ -160,17 +147,6 @@ __device__ void ranks_of_sorted(Ties ties, uint32_t heads, int size, const Threa
     twice[j] = ties == Ties::kMax ? 2u * uint32_t(next) : twice[j] / 2 + uint32_t(next);
     next = heads >> j & 1u ? begin + j : next;
   }
-}
-
-// The same for a whole block whose size the compiler knows.
-template <int kThreads, int kItems>
-__device__ void ranks_of_sorted(Ties ties, const bool (&head)[kItems], int size,
-                                RankStorage& storage, uint32_t (&twice)[kItems]) {
-  uint32_t heads = 0;
-#pragma unroll
-  for (int j = 0; j < kItems; ++j)
-    heads |= uint32_t(head[j]) << j;
-  ranks_of_sorted(ties, heads, size, BlockThreads<kThreads>(), storage, twice);
 }
 
 }  // namespace gpu

@@ -172,7 +172,6 @@ const char* name(Wait wait) {
     case Wait::kWarp: return "__syncwarp";
     case Wait::kShuffle: return "__shfl_sync";
     case Wait::kBallot: return "__ballot_sync";
-    case Wait::kMatch: return "__match_any_sync";
     default: return "nothing";
   }
 }

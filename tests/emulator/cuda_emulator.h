@@ -69,7 +69,7 @@ void run(int64_t blocks, int threads, const Shared& shared, const std::function<
 void* dynamic_shared();
 void* static_shared(const void* tag, size_t bytes);
 
-enum class Wait { kNone, kBarrier, kCountBarrier, kWarp, kShuffle, kBallot, kMatch };
+enum class Wait { kNone, kBarrier, kCountBarrier, kWarp, kShuffle, kBallot };
 
 // What the lanes of `mask` called `kind` with; returns when all have. The array is by lane.
 const uint64_t* exchange(unsigned mask, Wait kind, uint64_t value);
@@ -116,7 +116,6 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
   emulator::exchange(mask, emulator::Wait::kWarp, 0);
 }
 inline void __threadfence() {}
-inline void __threadfence_block() {}
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
@@ -146,27 +145,11 @@ inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask,
 inline int __all_sync(unsigned mask, int predicate) {
   return __ballot_sync(mask, predicate) == mask;
 }
-template <class T>
-unsigned __match_any_sync(unsigned mask, T value) {
-  const uint64_t word = emulator::to_word(value);
-  const uint64_t* words = emulator::exchange(mask, emulator::Wait::kMatch, word);
-  unsigned match = 0;
-  for (int lane = 0; lane < 32; ++lane)
-    match |= (mask >> lane & 1u) && words[lane] == word ? 1u << lane : 0u;
-  return match;
-}
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
 inline int __clz(int bits) { return bits ? __builtin_clz(unsigned(bits)) : 32; }
-inline int __clzll(long long bits) { return bits ? __builtin_clzll(uint64_t(bits)) : 64; }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
-
-template <class T>
-T __ldg(const T* at) {
-  return *at;
-}
 
 template <class T>
 T atomicAdd(T* at, std::common_type_t<T> value) {
@@ -175,26 +158,8 @@ T atomicAdd(T* at, std::common_type_t<T> value) {
   return before;
 }
 template <class T>
-T atomicMax(T* at, std::common_type_t<T> value) {
-  const T before = *at;
-  *at = before < value ? value : before;
-  return before;
-}
-template <class T>
-T atomicMin(T* at, std::common_type_t<T> value) {
-  const T before = *at;
-  *at = value < before ? value : before;
-  return before;
-}
-template <class T>
 T atomicOr(T* at, std::common_type_t<T> value) {
   const T before = *at;
   *at = T(before | value);
-  return before;
-}
-template <class T>
-T atomicExch(T* at, std::common_type_t<T> value) {
-  const T before = *at;
-  *at = value;
   return before;
 }
