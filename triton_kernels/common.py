@@ -29,6 +29,12 @@ def read_lam(lam, C: tl.constexpr):
 
 
 @triton.jit
+def read_flags(pointers, mask):
+    """Bools, False outside the mask; torch's analysis of a kernel takes them for bytes."""
+    return tl.load(pointers, mask=mask, other=0) != 0
+
+
+@triton.jit
 def perturb(a, lam, g, DESCENDING: tl.constexpr):
     """The sum a + lam g, and a - lam g for ascending ranks: two roundings, product and sum.
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from .. import _ops
 from ..reference import compute_dtype, rank_dtype
 from . import host, loss_sum, tuning
-from .common import compute_type, divide, perturb, read_lam
+from .common import compute_type, divide, perturb, read_flags, read_lam
 
 NAN = tl.constexpr(float("nan"))
 
@@ -54,12 +54,10 @@ def _read(
     at = item.to(tl.int64)
     a = tl.load(scores + row * scores_list + at * scores_item, mask=inside, other=NAN)
     a = a.to(compute_type(scores.dtype.element_ty))
-    positive = tl.load(
-        positives + row * positives_list + at * positives_item, mask=inside, other=False
-    )
+    positive = read_flags(positives + row * positives_list + at * positives_item, inside)
     present = inside
     if where is not None:
-        present = tl.load(where + row * where_list + at * where_item, mask=inside, other=False)
+        present = read_flags(where + row * where_list + at * where_item, inside)
         positive = positive & present
         a = tl.where(present, a, NAN)
     return a, positive, present
