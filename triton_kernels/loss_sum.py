@@ -23,7 +23,9 @@ NONE, SUM, MEAN = range(3)  # indices into _ops.REDUCTION
 #
 # Bytes moved: 12 a list and program, all but the first time from L2, and 4 a list written.
 @triton.jit(do_not_specialize=["lists", "width"])
-def finish_kernel(losses, counts, loss, state, lists, width, MEAN: tl.constexpr, BLOCK: tl.constexpr):
+def finish_kernel(
+    losses, counts, loss, state, lists, width, MEAN: tl.constexpr, BLOCK: tl.constexpr
+):
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64)
     some = tl.zeros([BLOCK], tl.int32)
