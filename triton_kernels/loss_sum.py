@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -26,6 +25,7 @@ NONE, SUM, MEAN = range(3)  # indices into _ops.REDUCTION
 def finish_kernel(
     losses, counts, loss, state, lists, width, MEAN: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """The loss, and the divisor in every state."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64)
     some = tl.zeros([BLOCK], tl.int32)

@@ -3,7 +3,7 @@
     forward    r_i = 1 + #{k : a_k > a_i}
     backward   an item at x that does not move changes rank by
                  D(x) = #{i in P : a+_i > x} - #{i in P : a_i > x};
-               a positive that moves has r'_i = 1 + #{k : m_k > a+_i}, m_k = a+_k in P, a_k elsewhere
+               a positive that moves has r'_i = 1 + #{k : m_k > a+_i}, with m = a+ in P, else a
 
 A list is a tensor of BLOCK items, NaN where nothing is there: NaN is above and below nothing. Its
 positives, in index order, have slots 0, 1, ... T of them at a time meet all items in a tile of
@@ -90,14 +90,20 @@ def _sizes(positive, present, where, n, BY_LENGTH: tl.constexpr):
 
 @triton.jit
 def _thresholds(data, slot, count):
-    """T values of positives, NaN beyond the last. Unmasked, to be a load of 16 bytes: rows of the
-    scratch have room for BLOCK."""
+    """T values of positives, NaN beyond the last.
+
+    The load has no mask, to be of 16 bytes at a time: rows of the scratch have room for BLOCK.
+    """
     return tl.where(slot < count, tl.load(data + slot), float("nan"))
 
 
 @triton.jit
 def _ranks(thresholds, values):
-    """1 + #{values above} of T thresholds, NaN for NaN. values: K x LANES."""
+    """1 + #{values above} of T thresholds, NaN for NaN. values: K x LANES.
+
+    A comparison's result is the summand where it is a float; compilers turn a sum of bools that are
+    converted into one of integers.
+    """
     above = tl.where(values[None, :, :] > thresholds[:, None, None], 1.0, 0.0)
     ranks = tl.sum(tl.sum(above, 1).to(tl.int32), 1) + 1
     return tl.where(thresholds == thresholds, ranks.to(thresholds.dtype), thresholds)
@@ -147,13 +153,14 @@ def positive_ranks_kernel(
     LANES: tl.constexpr,
     T: tl.constexpr,
 ):
+    """Ranks at the positives, 0 elsewhere."""
     item = tl.arange(0, BLOCK)
     thresholds = scratch + tl.program_id(0).to(tl.int64) * (2 * BLOCK)
     places = thresholds + BLOCK
     C: tl.constexpr = scratch.dtype.element_ty
     for index in range(tl.program_id(0), lists, tl.num_programs(0)):
         row = tl.cast(index, tl.int64)
-        a, positive, present = _read(
+        a, positive, _ = _read(
             scores,
             scores_list,
             scores_item,
@@ -191,8 +198,8 @@ def positive_ranks_kernel(
 #   out       lists x n, the dtype of the scores
 #   scratch   programs x 4 x BLOCK, C: thresholds, targets, ranks, places
 #
-# Bytes moved, an item: the score, 1 or 2 of the masks, the gradient written; a positive: a sector of
-# the gradient, and one of the ranks.
+# Bytes moved, an item: the score, 1 or 2 of the masks, the gradient written; a positive: a sector
+# of the gradient, and one of the ranks.
 @triton.jit(
     do_not_specialize=[
         "grad_list",
@@ -227,6 +234,7 @@ def positive_ranks_backward_kernel(
     LANES: tl.constexpr,
     T: tl.constexpr,
 ):
+    """The blackbox gradient of the ranks at the positives."""
     item = tl.arange(0, BLOCK)
     thresholds = scratch + tl.program_id(0).to(tl.int64) * (4 * BLOCK)
     targets = thresholds + BLOCK
@@ -323,6 +331,7 @@ def rankreg_loss_kernel(
     LANES: tl.constexpr,
     T: tl.constexpr,
 ):
+    """The loss of every list, and the state."""
     item = tl.arange(0, BLOCK)
     thresholds = scratch + tl.program_id(0).to(tl.int64) * BLOCK
     C: tl.constexpr = scratch.dtype.element_ty
@@ -413,6 +422,7 @@ def rankreg_loss_backward_kernel(
     LANES: tl.constexpr,
     T: tl.constexpr,
 ):
+    """The gradient of the loss, by the scores."""
     item = tl.arange(0, BLOCK)
     thresholds = scratch + tl.program_id(0).to(tl.int64) * (4 * BLOCK)
     targets = thresholds + BLOCK
