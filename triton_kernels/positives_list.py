@@ -498,16 +498,17 @@ def _launch(kernel, scores: Tensor, rows: int, *args, **options) -> None:
         warps *= 2
     most = tuning.LIST_WARPS // warps
     programs = lists if lists < most else most
+    dtype = compute_dtype(scores.dtype)
     host.launch(
         kernel,
         programs,
         *args,
-        scores.new_empty((programs, rows, block), dtype=compute_dtype(scores.dtype)),
+        scores.new_empty((programs, rows, block), dtype=dtype),
         lists,
         n,
         BLOCK=block,
         LANES=min(block, 32 * warps),
-        T=min(block, tuning.LIST_THRESHOLDS),
+        T=min(block, tuning.LIST_THRESHOLDS * 4 // dtype.itemsize),
         num_warps=warps,
         **options,
     )

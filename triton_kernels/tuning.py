@@ -9,7 +9,7 @@ that the interpreter has time for.
 # are streamed. At most 2^15: two counts share a word.
 LIST_MOST = 1024
 # More thresholds at a time cost lists with few of them idle comparisons; fewer cost the others more
-# trips to L2.
+# trips to L2. Half of it for float64: every thread holds all of them, and their targets.
 LIST_THRESHOLDS = 16
 # Items a warp. 8 x 16 comparisons a thread, two instructions each, outweigh the 16 reductions over
 # the warp that follow.
