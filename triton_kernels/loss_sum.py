@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,7 +22,10 @@ NONE, SUM, MEAN = range(3)  # indices into _ops.REDUCTION
 #
 # Bytes moved: 12 a list and program, all but the first time from L2, and 4 a list written.
 @triton.jit(do_not_specialize=["lists", "width"])
-def finish_kernel(losses, counts, loss, state, lists, width, MEAN: tl.constexpr, BLOCK: tl.constexpr):
+def finish_kernel(
+    losses, counts, loss, state, lists, width, MEAN: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The loss, and the divisor in every state."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64)
     some = tl.zeros([BLOCK], tl.int32)

@@ -23,6 +23,7 @@ def positive_ranks(
     lam_tensor: Tensor | None,
     where: Tensor | None,
 ) -> Tensor:
+    """``rankreg_ext::positive_ranks``."""
     return _kernels(scores).positive_ranks(scores, positives, lam, lam_tensor, where)
 
 
@@ -35,6 +36,7 @@ def positive_ranks_backward(
     lam_tensor: Tensor | None,
     where: Tensor | None,
 ) -> Tensor:
+    """``rankreg_ext::positive_ranks_backward``."""
     return _kernels(scores).positive_ranks_backward(
         grad, scores, positives, ranks, lam, lam_tensor, where
     )

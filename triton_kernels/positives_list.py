@@ -1,21 +1,28 @@
-"""Rare positives of short lists: one program a list, one launch each way, any number of positives.
+"""Rare positives of short lists: a program holds a list; one launch each way, any |P|.
 
     forward    r_i = 1 + #{k : a_k > a_i}
     backward   an item at x that does not move changes rank by
                  D(x) = #{i in P : a+_i > x} - #{i in P : a_i > x};
-               a positive that moves has r'_i = 1 + #{k : m_k > a+_i}, m_k = a+_k in P, a_k elsewhere
+               a positive that moves has r'_i = 1 + #{k : m_k > a+_i}, with m = a+ in P, else a
 
-A program holds its list as a tensor of BLOCK items, NaN where nothing is there: NaN is above and
-below nothing. Its positives, in index order, have slots 0, 1, ...; T of them at a time meet all
-items in a tile of T x BLOCK comparisons, counted along the items for ranks and along the positives
-for D. Items and positives change places through memory: an item stores its place in the list to
-scratch[slot], a barrier, and T lanes load T places, hence scores. That is one store of which few
-lanes take part, and one trip to L2; lists with few positives go the same way. To collect T
-thresholds inside the program instead, by sums over (slot == t) * a, takes as many instructions
-again as counting does. The way back needs no barrier: the T lanes know the places and write the
-results of the positives there, every item that is no positive writes its own.
+A list is a tensor of BLOCK items, NaN where nothing is there: NaN is above and below nothing. Its
+positives, in index order, have slots 0, 1, ... T of them at a time meet all items in a tile of
+comparisons, which is counted along the items for ranks and along the positives for D: n comparisons
+a positive forward, 3 n backward, so that P = n is counting n^2.
 
-Comparisons, n to a positive: 1 forward, 3 backward. P = n is counting n^2.
+How items become thresholds: every positive stores its score to scratch[slot], and after a barrier
+all threads read T of them. That is a store of which few lanes take part, and a trip to L2, for
+lists with one positive as for those of positives alone. The other way, sums over (slot == t) * a
+in registers, needs no memory and no barrier, but a second tile, which takes longer than that trip:
+its product sums are of floats, which no single instruction reduces over a warp. The way back is
+shorter: the positives' places are in the scratch as well, so that results are written there, and
+every other item writes its own.
+
+Programs take lists in turn, and use their scratch again for each: it stays in L2.
+
+A tile is T x K x LANES: a thread has all of T and K, so that it counts in floats, which is an
+instruction less a comparison (the comparison's result is the summand), and integers are summed over
+the lanes (one instruction a warp).
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ from ..reference import compute_dtype, rank_dtype
 from . import host, loss_sum, tuning
 from .common import compute_type, divide, perturb, read_flags, read_lam
 
-NAN = tl.constexpr(float("nan"))
+LENGTH = 1  # in _ops.NORMALIZE
 
 
 @triton.jit
@@ -52,252 +59,15 @@ def _read(
     item = tl.arange(0, BLOCK)
     inside = item < n
     at = item.to(tl.int64)
-    a = tl.load(scores + row * scores_list + at * scores_item, mask=inside, other=NAN)
+    a = tl.load(scores + row * scores_list + at * scores_item, mask=inside, other=float("nan"))
     a = a.to(compute_type(scores.dtype.element_ty))
     positive = read_flags(positives + row * positives_list + at * positives_item, inside)
     present = inside
     if where is not None:
         present = read_flags(where + row * where_list + at * where_item, inside)
         positive = positive & present
-        a = tl.where(present, a, NAN)
+        a = tl.where(present, a, float("nan"))
     return a, positive, present
-
-
-@triton.jit
-def _keep_places(places, positive, BLOCK: tl.constexpr):
-    """The slot of every positive; its place goes to places[slot], for all to read."""
-    slot = tl.cumsum(positive.to(tl.int32), 0) - 1
-    place = tl.arange(0, BLOCK).to(places.dtype.element_ty)
-    tl.store(places + slot, place, mask=positive)
-    tl.debug_barrier()
-    return slot
-
-
-@triton.jit
-def _rank_of(threshold, values):
-    """1 + #{values above}, NaN for NaN: T ranks in C."""
-    above = tl.sum((values[None, :] > threshold[:, None]).to(tl.int32), 1)
-    return tl.where(threshold == threshold, (above + 1).to(threshold.dtype), threshold)
-
-
-@triton.jit
-def _change(moved, threshold, values):
-    """#{moved above} - #{thresholds above}, of every value."""
-    joined = (moved[:, None] > values[None, :]).to(tl.int32)
-    left = (threshold[:, None] > values[None, :]).to(tl.int32)
-    return tl.sum(joined - left, 0)
-
-
-@triton.jit
-def _power(x, exponent):
-    """x^exponent in float64, by repeated multiplication."""
-    out = x * 0 + 1
-    for _ in range(exponent):
-        out = out * x
-    return out
-
-
-# One program a list. Item strides are specialised on 1, lengths and list strides on nothing.
-#
-#   scores, positives, where   lists x n, strided; where may be None
-#   out                        lists x n, rank dtype
-#   places                     lists x n, int16: scratch, |P| of a list are written
-#
-# Bytes moved, an item: the score, 1 or 2 of the masks, 4 or 8 written; 4 a positive, in L2.
-@triton.jit(do_not_specialize=["scores_list", "positives_list", "where_list", "n"])
-def positive_ranks_kernel(
-    scores,
-    scores_list,
-    scores_item,
-    positives,
-    positives_list,
-    positives_item,
-    where,
-    where_list,
-    where_item,
-    out,
-    places,
-    n,
-    BLOCK: tl.constexpr,
-    T: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    a, positive, present = _read(
-        scores,
-        scores_list,
-        scores_item,
-        positives,
-        positives_list,
-        positives_item,
-        where,
-        where_list,
-        where_item,
-        row,
-        n,
-        BLOCK,
-    )
-    C: tl.constexpr = a.dtype
-    scores += row * scores_list
-    out += row * n
-    places += row * n
-    _keep_places(places, positive, BLOCK)
-    item = tl.arange(0, BLOCK)
-    tl.store(out + item, tl.zeros([BLOCK], C), mask=(item < n) & (positive == 0))
-
-    count = tl.sum(positive.to(tl.int32), 0)
-    for begin in range(0, count, T):
-        slot = begin + tl.arange(0, T)
-        place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
-        threshold = tl.load(scores + place * scores_item, mask=slot < count, other=NAN).to(C)
-        tl.store(out + place, _rank_of(threshold, a), mask=slot < count)
-
-
-# As positive_ranks_kernel.
-#
-#   grad             lists x n, strided; read at positives
-#   ranks            lists x n, rank dtype
-#   lam              see common.read_lam
-#   out              lists x n, the dtype of the scores
-#
-# Bytes moved, an item: the score, 1 or 2 of the masks, the gradient written; a positive: sectors of
-# the gradient and of ranks.
-@triton.jit(do_not_specialize=["scores_list", "positives_list", "where_list", "grad_list", "lam", "n"])
-def positive_ranks_backward_kernel(
-    grad,
-    grad_list,
-    grad_item,
-    scores,
-    scores_list,
-    scores_item,
-    positives,
-    positives_list,
-    positives_item,
-    where,
-    where_list,
-    where_item,
-    ranks,
-    lam,
-    out,
-    places,
-    n,
-    BLOCK: tl.constexpr,
-    T: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    a, positive, present = _read(
-        scores,
-        scores_list,
-        scores_item,
-        positives,
-        positives_list,
-        positives_item,
-        where,
-        where_list,
-        where_item,
-        row,
-        n,
-        BLOCK,
-    )
-    C: tl.constexpr = a.dtype
-    lam = read_lam(lam, C)
-    scores += row * scores_list
-    grad += row * grad_list
-    ranks += row * n
-    out += row * n
-    places += row * n
-    _keep_places(places, positive, BLOCK)
-    item = tl.arange(0, BLOCK)
-    g = tl.load(grad + item.to(tl.int64) * grad_item, mask=positive, other=0).to(C)
-    moved = tl.where(positive, perturb(a, lam, g, True), a)
-
-    count = tl.sum(positive.to(tl.int32), 0)
-    change = tl.zeros([BLOCK], tl.int32)
-    for begin in range(0, count, T):
-        slot = begin + tl.arange(0, T)
-        place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
-        threshold = tl.load(scores + place * scores_item, mask=slot < count, other=NAN).to(C)
-        rank = tl.load(ranks + place, mask=slot < count, other=0)
-        g = tl.load(grad + place * grad_item, mask=slot < count, other=0).to(C)
-        to = perturb(threshold, lam, g, True)
-        gradient = divide((_rank_of(to, moved) - rank).to(C), lam)
-        tl.store(out + place, gradient, mask=slot < count)
-        change += _change(to, threshold, moved)
-
-    gradient = tl.where(a == a, divide(change.to(C), tl.zeros([BLOCK], C) + lam), a)
-    tl.store(out + item, tl.where(present, gradient, 0), mask=(item < n) & (positive == 0))
-
-
-# As positive_ranks_kernel.
-#
-#   losses   lists, float64 or C: of every list
-#   counts   lists, int32: its positives. May be None
-#   state    lists x (1 + kept), rank dtype: 1, the ranks of the positives, or zeros
-#
-# Bytes moved, an item: the score, 1 or 2 of the masks; 4 (1 + kept) a list; 4 a positive, in L2.
-@triton.jit(do_not_specialize=["scores_list", "positives_list", "where_list", "power", "kept", "n"])
-def rankreg_loss_kernel(
-    scores,
-    scores_list,
-    scores_item,
-    positives,
-    positives_list,
-    positives_item,
-    where,
-    where_list,
-    where_item,
-    losses,
-    counts,
-    state,
-    places,
-    power,
-    kept,
-    n,
-    BY_LENGTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    T: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    a, positive, present = _read(
-        scores,
-        scores_list,
-        scores_item,
-        positives,
-        positives_list,
-        positives_item,
-        where,
-        where_list,
-        where_item,
-        row,
-        n,
-        BLOCK,
-    )
-    C: tl.constexpr = a.dtype
-    scores += row * scores_list
-    state += row * (1 + kept)
-    places += row * n
-    _keep_places(places, positive, BLOCK)
-    count, length = _sizes(positive, present, where, n, BY_LENGTH)
-
-    # Ranks take the first places of the state, if all of them fit.
-    used = tl.where(count <= kept, count, 0)
-    item = tl.arange(0, BLOCK)
-    tl.store(state + 1 + item, tl.zeros([BLOCK], C), mask=(item >= used) & (item < kept))
-    tl.store(state, 1.0)
-
-    total = tl.zeros([T], tl.float64)
-    for begin in range(0, count, T):
-        slot = begin + tl.arange(0, T)
-        place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
-        threshold = tl.load(scores + place * scores_item, mask=slot < count, other=NAN).to(C)
-        rank = _rank_of(threshold, a)
-        tl.store(state + 1 + slot, rank, mask=slot < used)
-        total += tl.where(slot < count, _power(rank.to(tl.float64), power), 0)
-
-    scale = _power(length, power) * count.to(tl.float64)
-    loss = tl.where(count > 0, divide(tl.sum(total, 0), scale), 0)
-    tl.store(losses + row, loss.to(losses.dtype.element_ty))
-    if counts is not None:
-        tl.store(counts + row, count)
 
 
 @triton.jit
@@ -316,14 +86,302 @@ def _sizes(positive, present, where, n, BY_LENGTH: tl.constexpr):
     return count, length
 
 
+@triton.jit
+def _thresholds(data, slot, count):
+    """T values of positives, NaN beyond the last.
+
+    The load has no mask, to be of 16 bytes at a time: rows of the scratch have room for BLOCK.
+    """
+    return tl.where(slot < count, tl.load(data + slot), float("nan"))
+
+
+@triton.jit
+def _ranks(thresholds, values):
+    """1 + #{values above} of T thresholds, NaN for NaN. values: K x LANES.
+
+    A comparison's result is the summand where it is a float; compilers turn a sum of bools that are
+    converted into one of integers.
+    """
+    above = tl.where(values[None, :, :] > thresholds[:, None, None], 1.0, 0.0)
+    ranks = tl.sum(tl.sum(above, 1).to(tl.int32), 1) + 1
+    return tl.where(thresholds == thresholds, ranks.to(thresholds.dtype), thresholds)
+
+
+@triton.jit
+def _change(targets, thresholds, values):
+    """#{targets above} - #{thresholds above} of every value, float32. values: K x LANES."""
+    joined = tl.where(targets[:, None, None] > values[None, :, :], 1.0, 0.0)
+    left = tl.where(thresholds[:, None, None] > values[None, :, :], 1.0, 0.0)
+    return tl.sum(joined - left, 0)
+
+
+@triton.jit
+def _power(x, exponent):
+    """x^exponent in float64, by repeated multiplication."""
+    out = tl.zeros_like(x) + 1
+    for _ in range(exponent):
+        out = out * x
+    return out
+
+
+# Programs take lists in turn. Item strides are specialised on 1, lengths and list strides on
+# nothing.
+#
+#   scores, positives, where   lists x n, strided; where may be None
+#   out                        lists x n, rank dtype
+#   scratch                    programs x 2 x BLOCK, C: thresholds, places
+#
+# Bytes moved, an item: the score, 1 or 2 of the masks, 4 or 8 written.
+@triton.jit(do_not_specialize=["scores_list", "positives_list", "where_list", "lists", "n"])
+def positive_ranks_kernel(
+    scores,
+    scores_list,
+    scores_item,
+    positives,
+    positives_list,
+    positives_item,
+    where,
+    where_list,
+    where_item,
+    out,
+    scratch,
+    lists,
+    n,
+    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    T: tl.constexpr,
+):
+    """Ranks at the positives, 0 elsewhere."""
+    item = tl.arange(0, BLOCK)
+    thresholds = scratch + tl.program_id(0).to(tl.int64) * (2 * BLOCK)
+    places = thresholds + BLOCK
+    C: tl.constexpr = scratch.dtype.element_ty
+    for index in range(tl.program_id(0), lists, tl.num_programs(0)):
+        row = tl.cast(index, tl.int64)
+        a, positive, _ = _read(
+            scores,
+            scores_list,
+            scores_item,
+            positives,
+            positives_list,
+            positives_item,
+            where,
+            where_list,
+            where_item,
+            row,
+            n,
+            BLOCK,
+        )
+        own = tl.cumsum(positive.to(tl.int32), 0) - 1
+        tl.debug_barrier()  # the last list's scratch has been read
+        tl.store(thresholds + own, a, mask=positive)
+        tl.store(places + own, item.to(C), mask=positive)
+        tl.debug_barrier()
+        tl.store(out + row * n + item, tl.zeros([BLOCK], C), mask=(item < n) & (positive == 0))
+
+        values = tl.reshape(a, [BLOCK // LANES, LANES])
+        count = tl.sum(positive.to(tl.int32), 0)
+        for begin in range(0, count, T):
+            slot = begin + tl.arange(0, T)
+            rank = _ranks(_thresholds(thresholds, slot, count), values)
+            place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
+            tl.store(out + row * n + place, rank, mask=slot < count)
+
+
+# As positive_ranks_kernel.
+#
+#   grad      lists x n, strided; read at positives
+#   ranks     lists x n, rank dtype; read at positives
+#   lam       see common.read_lam
+#   out       lists x n, the dtype of the scores
+#   scratch   programs x 4 x BLOCK, C: thresholds, targets, ranks, places
+#
+# Bytes moved, an item: the score, 1 or 2 of the masks, the gradient written; a positive: a sector
+# of the gradient, and one of the ranks.
+@triton.jit(
+    do_not_specialize=[
+        "grad_list",
+        "scores_list",
+        "positives_list",
+        "where_list",
+        "lam",
+        "lists",
+        "n",
+    ]
+)
+def positive_ranks_backward_kernel(
+    grad,
+    grad_list,
+    grad_item,
+    scores,
+    scores_list,
+    scores_item,
+    positives,
+    positives_list,
+    positives_item,
+    where,
+    where_list,
+    where_item,
+    ranks,
+    lam,
+    out,
+    scratch,
+    lists,
+    n,
+    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    T: tl.constexpr,
+):
+    """The blackbox gradient of the ranks at the positives."""
+    item = tl.arange(0, BLOCK)
+    thresholds = scratch + tl.program_id(0).to(tl.int64) * (4 * BLOCK)
+    targets = thresholds + BLOCK
+    before = targets + BLOCK
+    places = before + BLOCK
+    C: tl.constexpr = scratch.dtype.element_ty
+    lam = read_lam(lam, C)
+    for index in range(tl.program_id(0), lists, tl.num_programs(0)):
+        row = tl.cast(index, tl.int64)
+        a, positive, present = _read(
+            scores,
+            scores_list,
+            scores_item,
+            positives,
+            positives_list,
+            positives_item,
+            where,
+            where_list,
+            where_item,
+            row,
+            n,
+            BLOCK,
+        )
+        g = tl.load(
+            grad + row * grad_list + item.to(tl.int64) * grad_item, mask=positive, other=0
+        ).to(C)
+        rank = tl.load(ranks + row * n + item, mask=positive, other=0)
+        moved = tl.where(positive, perturb(a, lam, g, True), a)
+        own = tl.cumsum(positive.to(tl.int32), 0) - 1
+        tl.debug_barrier()  # the last list's scratch has been read
+        tl.store(thresholds + own, a, mask=positive)
+        tl.store(targets + own, moved, mask=positive)
+        tl.store(before + own, rank, mask=positive)
+        tl.store(places + own, item.to(C), mask=positive)
+        tl.debug_barrier()
+
+        values = tl.reshape(moved, [BLOCK // LANES, LANES])
+        count = tl.sum(positive.to(tl.int32), 0)
+        change = tl.zeros([BLOCK // LANES, LANES], tl.float32)
+        for begin in range(0, count, T):
+            slot = begin + tl.arange(0, T)
+            target = _thresholds(targets, slot, count)
+            change += _change(target, _thresholds(thresholds, slot, count), values)
+            delta = _ranks(target, values) - tl.load(before + slot, mask=slot < count, other=0)
+            place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
+            gradient = divide(delta, tl.zeros([T], C) + lam)
+            tl.store(out + row * n + place, gradient, mask=slot < count)
+
+        delta = tl.reshape(change, [BLOCK]).to(C)
+        gradient = tl.where(a == a, divide(delta, tl.zeros([BLOCK], C) + lam), a)
+        gradient = tl.where(present, gradient, 0)
+        tl.store(out + row * n + item, gradient, mask=(item < n) & (positive == 0))
+
+
+# As positive_ranks_kernel.
+#
+#   losses    lists, float64 or C: of every list
+#   counts    lists, int32: its positives. May be None
+#   state     lists x (1 + kept), rank dtype: 1, then the ranks of the positives, or zeros
+#   scratch   programs x BLOCK, C: thresholds
+#
+# Bytes moved, an item: the score, 1 or 2 of the masks; a list: 4 (1 + kept).
+@triton.jit(
+    do_not_specialize=[
+        "scores_list",
+        "positives_list",
+        "where_list",
+        "power",
+        "kept",
+        "lists",
+        "n",
+    ]
+)
+def rankreg_loss_kernel(
+    scores,
+    scores_list,
+    scores_item,
+    positives,
+    positives_list,
+    positives_item,
+    where,
+    where_list,
+    where_item,
+    losses,
+    counts,
+    state,
+    power,
+    kept,
+    scratch,
+    lists,
+    n,
+    BY_LENGTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    T: tl.constexpr,
+):
+    """The loss of every list, and the state."""
+    item = tl.arange(0, BLOCK)
+    thresholds = scratch + tl.program_id(0).to(tl.int64) * BLOCK
+    C: tl.constexpr = scratch.dtype.element_ty
+    for index in range(tl.program_id(0), lists, tl.num_programs(0)):
+        row = tl.cast(index, tl.int64)
+        a, positive, present = _read(
+            scores,
+            scores_list,
+            scores_item,
+            positives,
+            positives_list,
+            positives_item,
+            where,
+            where_list,
+            where_item,
+            row,
+            n,
+            BLOCK,
+        )
+        own = tl.cumsum(positive.to(tl.int32), 0) - 1
+        tl.debug_barrier()  # the last list's scratch has been read
+        tl.store(thresholds + own, a, mask=positive)
+        tl.debug_barrier()
+
+        # Ranks take the first places of the state, if all of them fit.
+        count, length = _sizes(positive, present, where, n, BY_LENGTH)
+        used = tl.where(count <= kept, count, 0)
+        to = state + row * (1 + kept)
+        tl.store(to, 1.0)
+        tl.store(to + 1 + item, tl.zeros([BLOCK], C), mask=(item >= used) & (item < kept))
+
+        values = tl.reshape(a, [BLOCK // LANES, LANES])
+        total = tl.zeros([T], tl.float64)
+        for begin in range(0, count, T):
+            slot = begin + tl.arange(0, T)
+            rank = _ranks(_thresholds(thresholds, slot, count), values)
+            tl.store(to + 1 + slot, rank, mask=slot < used)
+            total += tl.where(slot < count, _power(rank.to(tl.float64), power), 0)
+
+        scale = _power(length, power) * count.to(tl.float64)
+        loss = tl.where(count > 0, divide(tl.sum(total, 0), scale), 0)
+        tl.store(losses + row, loss.to(losses.dtype.element_ty))
+        if counts is not None:
+            tl.store(counts + row, count)
+
+
 # As positive_ranks_backward_kernel, but that positives move by the gradient of the loss.
 #
 #   grad      lists, of stride grad_list
 #   state     lists x (1 + kept), rank dtype, as rankreg_loss_kernel wrote it
-#   scratch   lists x 3 x n, C: places, moved positives, their ranks; |P| of each are written
 #
-# Bytes moved, an item: the score, 1 or 2 of the masks, the gradient written; 4 (1 + |P|) a list;
-# 24 a positive, in L2.
+# Bytes moved, an item: the score, 1 or 2 of the masks, the gradient written; a list: 4 (1 + |P|).
 @triton.jit(
     do_not_specialize=[
         "grad_list",
@@ -333,6 +391,7 @@ def _sizes(positive, present, where, n, BY_LENGTH: tl.constexpr):
         "lam",
         "power",
         "kept",
+        "lists",
         "n",
     ]
 )
@@ -351,124 +410,143 @@ def rankreg_loss_backward_kernel(
     state,
     lam,
     out,
-    scratch,
     power,
     kept,
+    scratch,
+    lists,
     n,
     BY_LENGTH: tl.constexpr,
     BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
     T: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    a, positive, present = _read(
-        scores,
-        scores_list,
-        scores_item,
-        positives,
-        positives_list,
-        positives_item,
-        where,
-        where_list,
-        where_item,
-        row,
-        n,
-        BLOCK,
-    )
-    C: tl.constexpr = a.dtype
-    lam = read_lam(lam, C)
-    scores += row * scores_list
-    state += row * (1 + kept)
-    out += row * n
-    places = scratch + row * n * 3
-    targets = places + n
-    ranks = targets + n
-    own = _keep_places(places, positive, BLOCK)
-    count, length = _sizes(positive, present, where, n, BY_LENGTH)
-
-    # Positives move, T at a time: the formula in float64 is for few lanes.
-    scale = _power(length, power - 1) * count.to(tl.float64)
-    for begin in range(0, count, T):
-        slot = begin + tl.arange(0, T)
-        place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
-        threshold = tl.load(scores + place * scores_item, mask=slot < count, other=NAN).to(C)
-        if count <= kept:
-            rank = tl.load(state + 1 + slot, mask=slot < count, other=0).to(C)
-        else:
-            rank = _rank_of(threshold, a)
-        h = divide(power.to(tl.float64) * _power(rank.to(tl.float64), power - 1), scale)
-        tl.store(targets + slot, perturb(threshold, lam, h.to(C), True), mask=slot < count)
-        tl.store(ranks + slot, rank, mask=slot < count)
-    tl.debug_barrier()
-    moved = tl.where(positive, tl.load(targets + own, mask=positive, other=0), a)
-
-    upstream = divide(tl.load(grad + row * grad_list).to(C), tl.load(state).to(C))
-    divisor = (length * lam.to(tl.float64)).to(C)
-    change = tl.zeros([BLOCK], tl.int32)
-    for begin in range(0, count, T):
-        slot = begin + tl.arange(0, T)
-        place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
-        to = tl.load(targets + slot, mask=slot < count, other=NAN)
-        rank = tl.load(ranks + slot, mask=slot < count, other=0)
-        threshold = tl.load(scores + place * scores_item, mask=slot < count, other=NAN).to(C)
-        gradient = upstream * divide(_rank_of(to, moved) - rank, divisor)
-        tl.store(out + place, gradient, mask=slot < count)
-        change += _change(to, threshold, moved)
-
+    """The gradient of the loss, by the scores."""
     item = tl.arange(0, BLOCK)
-    gradient = tl.where(a == a, upstream * divide(change.to(C), divisor), a)
-    tl.store(out + item, tl.where(present, gradient, 0), mask=(item < n) & (positive == 0))
+    thresholds = scratch + tl.program_id(0).to(tl.int64) * (4 * BLOCK)
+    targets = thresholds + BLOCK
+    before = targets + BLOCK
+    places = before + BLOCK
+    C: tl.constexpr = scratch.dtype.element_ty
+    lam = read_lam(lam, C)
+    for index in range(tl.program_id(0), lists, tl.num_programs(0)):
+        row = tl.cast(index, tl.int64)
+        a, positive, present = _read(
+            scores,
+            scores_list,
+            scores_item,
+            positives,
+            positives_list,
+            positives_item,
+            where,
+            where_list,
+            where_item,
+            row,
+            n,
+            BLOCK,
+        )
+        own = tl.cumsum(positive.to(tl.int32), 0) - 1
+        tl.debug_barrier()  # the last list's scratch has been read
+        tl.store(thresholds + own, a, mask=positive)
+        tl.store(places + own, item.to(C), mask=positive)
+        tl.debug_barrier()
+
+        # Positives move, T at a time: the formula in float64 is for few lanes.
+        count, length = _sizes(positive, present, where, n, BY_LENGTH)
+        scale = _power(length, power - 1) * count.to(tl.float64)
+        kept_state = state + row * (1 + kept)
+        for begin in range(0, count, T):
+            slot = begin + tl.arange(0, T)
+            threshold = _thresholds(thresholds, slot, count)
+            if count <= kept:
+                rank = tl.load(kept_state + 1 + slot, mask=slot < count, other=0)
+            else:
+                rank = _ranks(threshold, tl.reshape(a, [BLOCK // LANES, LANES]))
+            h = power.to(tl.float64) * _power(rank.to(tl.float64), power - 1)
+            h = divide(h, tl.zeros([T], tl.float64) + scale).to(C)
+            tl.store(targets + slot, perturb(threshold, lam, h, True), mask=slot < count)
+            tl.store(before + slot, rank, mask=slot < count)
+        tl.debug_barrier()
+        moved = tl.where(positive, tl.load(targets + own, mask=positive, other=0), a)
+
+        upstream = divide(tl.load(grad + row * grad_list).to(C), tl.load(kept_state).to(C))
+        divisor = (length * lam.to(tl.float64)).to(C)
+        values = tl.reshape(moved, [BLOCK // LANES, LANES])
+        change = tl.zeros([BLOCK // LANES, LANES], tl.float32)
+        for begin in range(0, count, T):
+            slot = begin + tl.arange(0, T)
+            target = _thresholds(targets, slot, count)
+            change += _change(target, _thresholds(thresholds, slot, count), values)
+            delta = _ranks(target, values) - tl.load(before + slot, mask=slot < count, other=0)
+            place = tl.load(places + slot, mask=slot < count, other=0).to(tl.int64)
+            gradient = upstream * divide(delta, tl.zeros([T], C) + divisor)
+            tl.store(out + row * n + place, gradient, mask=slot < count)
+
+        delta = tl.reshape(change, [BLOCK]).to(C)
+        gradient = upstream * divide(delta, tl.zeros([BLOCK], C) + divisor)
+        gradient = tl.where(present, tl.where(a == a, gradient, a), 0)
+        tl.store(out + row * n + item, gradient, mask=(item < n) & (positive == 0))
 
 
-def _shapes(n) -> dict:
-    """Block shapes for lists of `n` items; they depend on its power of two alone."""
+def _launch(kernel, scores: Tensor, rows: int, *args, **options) -> None:
+    """`args`, scratch of `rows` x BLOCK for each program, and what follows from the sizes."""
+    lists, n = scores.shape
     block = host.power_of_two(n, 16)
     warps = 1
     while warps * tuning.LIST_ITEMS_PER_WARP < block:
         warps *= 2
-    return {"BLOCK": block, "T": tuning.LIST_THRESHOLDS, "num_warps": warps}
+    most = tuning.LIST_WARPS // warps
+    programs = lists if lists < most else most
+    dtype = compute_dtype(scores.dtype)
+    host.launch(
+        kernel,
+        programs,
+        *args,
+        scores.new_empty((programs, rows, block), dtype=dtype),
+        lists,
+        n,
+        BLOCK=block,
+        LANES=min(block, 32 * warps),
+        T=min(block, tuning.LIST_THRESHOLDS * 4 // dtype.itemsize),
+        num_warps=warps,
+        **options,
+    )
 
 
 def positive_ranks(scores, positives, lam, lam_tensor, where):
     """``rankreg_ext::positive_ranks`` for n up to tuning.LIST_MOST."""
-    n = scores.shape[-1]
-    out = scores.new_empty(scores.shape, dtype=rank_dtype(scores.dtype, n))
+    out = scores.new_empty(scores.shape, dtype=rank_dtype(scores.dtype, scores.shape[-1]))
     if scores.numel() < 1:
         return out
-    lists = host.as_lists(scores)
-    host.launch(
+    scores = host.as_lists(scores)
+    _launch(
         positive_ranks_kernel,
-        lists.shape[0],
-        *host.strided(lists),
+        scores,
+        2,
+        *host.strided(scores),
         *host.strided(host.as_lists(positives)),
         *host.strided(host.as_lists(where)),
         out,
-        scores.new_empty(lists.shape, dtype=torch.int16),
-        n,
-        **_shapes(n),
     )
     return out
 
 
 def positive_ranks_backward(grad, scores, positives, ranks, lam, lam_tensor, where):
     """``rankreg_ext::positive_ranks_backward`` for n up to tuning.LIST_MOST."""
-    n = scores.shape[-1]
     out = scores.new_empty(scores.shape)
     if scores.numel() < 1:
         return out
-    lists = host.as_lists(scores)
-    host.launch(
+    scores = host.as_lists(scores)
+    _launch(
         positive_ranks_backward_kernel,
-        lists.shape[0],
+        scores,
+        4,
         *host.strided(host.as_lists(grad)),
-        *host.strided(lists),
+        *host.strided(scores),
         *host.strided(host.as_lists(positives)),
         *host.strided(host.as_lists(where)),
         ranks.contiguous(),
         host.lam_argument(lam, lam_tensor, scores),
         out,
-        scores.new_empty(lists.shape, dtype=torch.int16),
-        n,
-        **_shapes(n),
     )
     return out
 
@@ -479,64 +557,58 @@ def rankreg_loss(scores, positives, lam, lam_tensor, power, normalize, where, re
     dtype = compute_dtype(scores.dtype)
     kept = torch.sym_min(n, _ops.STATE_CAPACITY)
     state = scores.new_empty((*batch, 1 + kept), dtype=rank_dtype(scores.dtype, n))
-    each = reduction == loss_sum.NONE
+    shape = batch if reduction == loss_sum.NONE else ()
     if scores.numel() < 1:  # zero, whatever it is divided by
         state.fill_(1)
-        return scores.new_zeros(batch if each else (), dtype=dtype), state
-    lists = host.as_lists(scores)
-    count = lists.shape[0]
+        return scores.new_zeros(shape, dtype=dtype), state
+    scores = host.as_lists(scores)
+    lists = scores.shape[0]
     # The losses of the lists are the result, unless there are several to be summed up.
-    summed = not each and count > 1
-    losses = scores.new_empty(count, dtype=torch.float64 if summed else dtype)
-    counts = scores.new_empty(count, dtype=torch.int32) if summed else None
-    host.launch(
+    summed = reduction != loss_sum.NONE and lists > 1
+    losses = scores.new_empty(lists, dtype=torch.float64 if summed else dtype)
+    counts = scores.new_empty(lists, dtype=torch.int32) if summed else None
+    _launch(
         rankreg_loss_kernel,
-        count,
-        *host.strided(lists),
+        scores,
+        1,
+        *host.strided(scores),
         *host.strided(host.as_lists(positives)),
         *host.strided(host.as_lists(where)),
         losses,
         counts,
         state,
-        scores.new_empty(lists.shape, dtype=torch.int16),
         power,
         kept,
-        n,
-        BY_LENGTH=normalize == 1,
-        **_shapes(n),
+        BY_LENGTH=normalize == LENGTH,
     )
     if summed:
         return loss_sum.finish(losses, counts, reduction, state, dtype), state
-    return losses.reshape(batch if each else ()), state
+    return losses.reshape(shape), state
 
 
 def rankreg_loss_backward(
     grad, scores, positives, state, lam, lam_tensor, power, normalize, where
 ) -> Tensor:
     """``rankreg_ext::rankreg_loss_backward`` for n up to tuning.LIST_MOST."""
-    *batch, n = scores.shape
     out = scores.new_empty(scores.shape)
     if scores.numel() < 1:
         return out
-    lists = host.as_lists(scores)
-    grad = grad.expand(batch).reshape(-1)
-    scratch = lists.new_empty((lists.shape[0], 3, n), dtype=compute_dtype(scores.dtype))
-    host.launch(
+    grad = grad.expand(scores.shape[:-1]).reshape(-1)
+    scores = host.as_lists(scores)
+    _launch(
         rankreg_loss_backward_kernel,
-        lists.shape[0],
+        scores,
+        4,
         grad,
         grad.stride(0),
-        *host.strided(lists),
+        *host.strided(scores),
         *host.strided(host.as_lists(positives)),
         *host.strided(host.as_lists(where)),
         state.contiguous(),
         host.lam_argument(lam, lam_tensor, scores),
         out,
-        scratch,
         power,
         state.shape[-1] - 1,
-        n,
-        BY_LENGTH=normalize == 1,
-        **_shapes(n),
+        BY_LENGTH=normalize == LENGTH,
     )
     return out

@@ -17,6 +17,7 @@ def rankreg_loss(
     where: Tensor | None,
     reduction: int,
 ) -> tuple[Tensor, Tensor]:
+    """``rankreg_ext::rankreg_loss``."""
     return _kernels(scores).rankreg_loss(
         scores, positives, lam, lam_tensor, power, normalize, where, reduction
     )
@@ -33,6 +34,7 @@ def rankreg_loss_backward(
     normalize: int,
     where: Tensor | None,
 ) -> Tensor:
+    """``rankreg_ext::rankreg_loss_backward``."""
     return _kernels(scores).rankreg_loss_backward(
         grad, scores, positives, state, lam, lam_tensor, power, normalize, where
     )

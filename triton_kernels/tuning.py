@@ -6,14 +6,17 @@ that the interpreter has time for.
 
 # --- rare positives of short lists (positives_list.py) --------------------------------------------
 # A program holds its list, and compares it with LIST_THRESHOLDS positives at a time. Longer lists
-# are streamed. At most 2^15: places in a list are kept in 16 bits.
+# are streamed. At most 2^15: two counts share a word.
 LIST_MOST = 1024
-# In a tile of THRESHOLDS x n every thread adds up its own items for every threshold, and one
-# instruction a threshold and warp (redux on NVIDIA since sm_80) adds up a warp's: more thresholds
-# cost the lists with fewer of them idle lanes, fewer cost the others a round trip to memory each.
+# More thresholds at a time cost lists with few of them idle comparisons; fewer cost the others more
+# trips to L2. Half of it for float64: every thread holds all of them, and their targets.
 LIST_THRESHOLDS = 16
-# Items a thread: 8 x 16 comparisons, about 2.5 instructions each, hide those reductions.
+# Items a warp. 8 x 16 comparisons a thread, two instructions each, outweigh the 16 reductions over
+# the warp that follow.
 LIST_ITEMS_PER_WARP = 256
+# Warps in all, whose programs take lists in turn: twice what 132 multiprocessors hold. Scratch is
+# bounded by it: at most 32 KB for each of these warps' lists is reserved, far less is touched.
+LIST_WARPS = 16384
 
 # --- the loss of many lists (loss_sum.py) ---------------------------------------------------------
 # Up to this many lists one launch whose programs all read everything: 12 bytes a list, from L2.
