@@ -1,0 +1,570 @@
+"""What the Triton kernels take of a GPU, and what became of their arithmetic: no GPU is needed.
+
+    python -m benchmarks.triton_resources [--targets sm_80,sm_90,gfx942] [--out report.md]
+
+Every host function is called on tensors without data, its launches are recorded instead of made,
+and what Triton would compile for them is compiled, by the assembler that Triton brings along.
+Registers and shared memory bound how many threads run side by side; spilled registers are memory
+traffic that no source line shows. What `findings` looks for would let a rank or a gradient differ
+from those of the other back-ends. The exit status is 1 if there is any finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from rankreg_ext import _ops, reference
+from rankreg_ext.triton_kernels import host, tuning
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LENGTHS = (1, 16, 33, 128, 512, 1000, 1024, 2000, 4096, 10_000, 100_000, 1_000_000)
+
+
+# --- launches -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One call of `host.launch`."""
+
+    kernel: JITFunction
+    args: tuple
+    options: dict
+
+    def values(self) -> dict:
+        """The arguments of the kernel by name."""
+        names = {name: v for name, v in self.options.items() if name in self.kernel.arg_names}
+        bound = self.kernel.signature.bind(*self.args, **names)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Within the block launches are added to the list, and none is made."""
+    launches: list[Launch] = []
+    original = host.launch
+
+    def record(kernel, programs, *args, **options):
+        if not isinstance(kernel, JITFunction):
+            raise RuntimeError("kernels are interpreted: unset TRITON_INTERPRET")
+        launches.append(Launch(kernel, args, options))
+
+    host.launch = record
+    try:
+        yield launches
+    finally:
+        host.launch = original
+
+
+class _Pointer:
+    """What Triton looks at in a tensor; memory that is allocated is aligned, a view need not be."""
+
+    def __init__(self, x: Tensor):
+        self.dtype = x.dtype
+        self._offset = x.storage_offset() * x.element_size()
+        self._bytes = x.untyped_storage().nbytes()
+
+    def data_ptr(self) -> int:
+        return self._offset
+
+    def ptr_range(self) -> int:
+        return self._bytes
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What Triton compiles once: a kernel with types, constants and what is known of arguments."""
+
+    module: str
+    name: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple
+    attributes: tuple
+    options: tuple
+
+    @property
+    def kernel(self) -> JITFunction:
+        return getattr(importlib.import_module(self.module), self.name)
+
+    @property
+    def label(self) -> str:
+        """The first pointer's type and the constants: what tells one row of the report apart."""
+        first = next((t[1:] for _, t in self.signature if t.startswith("*")), "")
+        parameters = [p.name for p in self.kernel.params]
+        constants = {parameters[path[0]]: value for path, value in self.constants}
+        text = ", ".join([first, *(f"{name}={value}" for name, value in constants.items())])
+        loose = [
+            name
+            for (i,), hints in self.attributes
+            for name, kind in self.signature[i : i + 1]
+            if kind.startswith("*") and "tt.divisibility" not in str(hints)
+        ]
+        return f"{text}, any alignment: {' '.join(loose)}" if loose else text
+
+    @property
+    def warps(self) -> int:
+        return dict(self.options).get("num_warps", 4)
+
+
+@cache
+def _binder(kernel: JITFunction, target: str) -> tuple:
+    backend = make_backend(TARGETS[target])
+    return backend, create_function_from_signature(kernel.signature, kernel.params, backend)
+
+
+def variant(launch: Launch, target: str) -> Variant:
+    """What Triton would compile for ``launch``, found out by Triton's own binder."""
+    backend, binder = _binder(launch.kernel, target)
+    args = [_Pointer(v) if isinstance(v, Tensor) else v for v in launch.args]
+    # Fusion is what the formulas must stand: a default today, and inductor takes no other.
+    options = {"enable_fp_fusion": True, **launch.options}
+    bound, specialization, rest = binder(*args, **options)
+    _, signature, constants, attributes = launch.kernel._pack_args(
+        backend, options, bound, specialization, rest
+    )
+    return Variant(
+        launch.kernel.fn.__module__,
+        launch.kernel.fn.__name__,
+        tuple(signature.items()),
+        tuple(constants.items()),
+        tuple((path, tuple(map(tuple, hints))) for path, hints in attributes.items()),
+        tuple((k, v) for k, v in options.items() if k not in signature),
+    )
+
+
+# --- calls ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of every host function that takes such scores."""
+
+    dtype: torch.dtype
+    n: int
+    lists: int = 3
+    masked: bool = False
+    ties: int = 0
+    descending: bool = True
+    lam: float | None = 0.3  # None: a tensor
+    layout: str = "contiguous"
+    power: int = 2
+    normalize: int = 1
+    reduction: int = 2
+
+    def tensor(self, dtype: torch.dtype) -> Tensor:
+        """``(lists, n)`` without data, in the layout of the case."""
+        shape = (self.lists, self.n)
+        if self.layout == "strided":
+            return torch.empty((self.lists, 2 * self.n), dtype=dtype, device="meta")[:, ::2]
+        if self.layout == "misaligned":
+            return torch.empty((self.lists, self.n + 1), dtype=dtype, device="meta")[:, 1:]
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def host_functions() -> dict[str, Callable]:
+    """By the name of their operation."""
+    package = "rankreg_ext.triton_kernels"
+    homes = {
+        "rank": "rank",
+        "blackbox_rank_backward": "rank",
+        "positive_ranks": "positive_ranks",
+        "positive_ranks_backward": "positive_ranks",
+        "rankreg_loss": "rankreg_loss",
+        "rankreg_loss_backward": "rankreg_loss",
+    }
+    return {
+        name: getattr(importlib.import_module(f"{package}.{home}"), name)
+        for name, home in homes.items()
+    }
+
+
+def launches_of(case: Case, names: Iterable[str] | None = None) -> dict[str, list[Launch]]:
+    """What each operation launches for ``case``; integers have ranks alone."""
+    x = case.tensor(case.dtype)
+    where = case.tensor(torch.bool) if case.masked else None
+    ties = reference.TIES[case.ties]
+    rank_dtype = reference.rank_dtype(case.dtype, case.n, ties)
+    arguments: dict[str, tuple] = {"rank": (x, case.descending, case.ties, where)}
+    if case.dtype.is_floating_point:
+        lam_tensor = torch.empty((), device="meta") if case.lam is None else None
+        lam = (1.0 if case.lam is None else case.lam, lam_tensor)
+        positives = case.tensor(torch.bool)
+        loss = (case.power, case.normalize, where)
+        ranks = torch.empty((case.lists, case.n), dtype=rank_dtype, device="meta")
+        plain = reference.rank_dtype(case.dtype, case.n)
+        positive = ranks.to(plain)
+        state = ranks.new_empty((case.lists, 1 + min(case.n, _ops.STATE_CAPACITY)), dtype=plain)
+        some = _ops.REDUCTION[case.reduction] == "none"
+        upstream = torch.empty(
+            (case.lists,) if some else (),
+            dtype=reference.compute_dtype(case.dtype),
+            device="meta",
+        ).expand(case.lists)
+        arguments |= {
+            "blackbox_rank_backward": (ranks, x, ranks, *lam, case.descending, case.ties, where),
+            "positive_ranks": (x, positives, *lam, where),
+            "positive_ranks_backward": (positive, x, positives, positive, *lam, where),
+            "rankreg_loss": (x, positives, *lam, *loss, case.reduction),
+            "rankreg_loss_backward": (upstream, x, positives, state, *lam, *loss),
+        }
+    functions = host_functions()
+    found = {}
+    for name in arguments if names is None else [n for n in names if n in arguments]:
+        with recorded() as launches:
+            functions[name](*arguments[name])
+        found[name] = launches
+    return found
+
+
+def lengths() -> list[int]:
+    """`LENGTHS`, and both sides of every bound in tuning.py."""
+    bounds = [v for k, v in vars(tuning).items() if k.isupper() and type(v) is int]
+    sides = {n for bound in bounds for n in (bound, bound + 1) if 1 <= n <= 2**24}
+    return sorted(sides.union(LENGTHS))
+
+
+def cases() -> list[Case]:
+    """Every dtype and length; masks, rules and layouts for the dtypes on both sides of C."""
+    found = []
+    for n in lengths():
+        found += [Case(dtype, n) for dtype in (*FLOATS, torch.int64, torch.uint8)]
+        for dtype in (torch.float32, torch.float64):
+            rules = itertools.product(range(len(reference.TIES)), (False, True))
+            found += [Case(dtype, n, ties=ties, masked=masked) for ties, masked in rules]
+            found.append(Case(dtype, n, descending=False))
+            found.append(Case(dtype, n, lists=1, reduction=0))
+        for dtype in (torch.float16, torch.float32):
+            found.append(Case(dtype, n, layout="strided", masked=True))
+            found.append(Case(dtype, n, layout="misaligned"))
+        found.append(Case(torch.float32, n, lam=None))
+        found.append(Case(torch.float32, n, lists=4096, reduction=1))
+        found += [Case(torch.float32, n, power=power, normalize=0) for power in (1, 2, 3)]
+    return list(dict.fromkeys(found))
+
+
+def variants(chosen: Iterable[Case], target: str) -> list[Variant]:
+    """What is compiled for all ``chosen`` cases, each once."""
+    launches = (v for case in chosen for found in launches_of(case).values() for v in found)
+    return list(dict.fromkeys(variant(launch, target) for launch in launches))
+
+
+# --- what was compiled ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One variant, compiled for one target."""
+
+    variant: Variant
+    target: str
+    registers: int  # of a thread
+    local: int  # bytes of a thread in memory: spilled registers, and arrays
+    spills: int  # registers, where the target counts them
+    shared: int  # bytes of a block
+    seconds: float
+    findings: tuple[str, ...] = field(default=())
+
+
+def compile_variant(of: Variant, target: str) -> Compiled:
+    """Compile, into Triton's cache; a variant that is found there takes no time."""
+    source = ASTSource(
+        of.kernel,
+        dict(of.signature),
+        dict(of.constants),
+        {path: [list(hint) for hint in hints] for path, hints in of.attributes},
+    )
+    # Types of arguments are known from the launch; what is left is what the back-end knows.
+    started = time.perf_counter()
+    compiled = triton.compile(source, target=TARGETS[target], options=dict(of.options))
+    seconds = time.perf_counter() - started
+    if "cubin" in compiled.asm:
+        registers, local, spills = _of_cubin(compiled.asm["cubin"])
+    else:
+        registers, local, spills = _of_amdgcn(compiled.asm["amdgcn"])
+    return Compiled(
+        of, target, registers, local, spills, compiled.metadata.shared, seconds,
+        tuple(findings(compiled.asm)),
+    )  # fmt: skip
+
+
+def _of_cubin(cubin: bytes) -> tuple[int, int, int]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = triton.knobs.nvidia.cuobjdump.path
+        command = [tool, "--dump-resource-usage", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    facts = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", done.stdout)}
+    # A spilled register lives on the stack: there is no count of its own.
+    return facts["REG"], facts["STACK"] + facts["LOCAL"], 0
+
+
+def _of_amdgcn(text: str) -> tuple[int, int, int]:
+    facts = {k: int(v) for k, v in re.findall(r"^\s*\.(\w+):\s+(\d+)$", text, re.MULTILINE)}
+    return (
+        facts["vgpr_count"],
+        facts["private_segment_fixed_size"],
+        facts["vgpr_spill_count"] + facts["sgpr_spill_count"],
+    )
+
+
+# --- arithmetic -----------------------------------------------------------------------------------
+
+
+def findings(asm: dict[str, str]) -> list[str]:
+    """What would let a result differ from that of another back-end, in words; empty if nothing.
+
+    A product must not be contracted with a sum, a division must round correctly, and subnormal
+    numbers must not be flushed.
+    """
+    found = in_llir(asm["llir"])
+    if "ptx" in asm:
+        found += in_ptx(asm["ptx"])
+    if "amdgcn" in asm:
+        found += in_amdgcn(asm["amdgcn"])
+    return found
+
+
+_ASSIGNED = re.compile(r"^\s*(%[\w.\"]+) = (?:tail |musttail )?(\w+)\b(.*?)(?:, !\w.*)?$")
+# A product in one of these is the product still, for all that contraction sees.
+_CARRIERS = {
+    "fneg", "extractelement", "insertelement", "shufflevector", "select", "freeze", "phi",
+    "extractvalue", "insertvalue", "bitcast",
+}  # fmt: skip
+
+
+def in_llir(text: str) -> list[str]:
+    """What code generation could contract, and operations that permit more than rounding.
+
+    Both back-ends contract a product into a sum wherever the sum reads it, so none may: every
+    product that a sum reads must be an fma with an addend of zero, or exact (by a power of two).
+    """
+    code = [m for m in map(_ASSIGNED.match, text.splitlines()) if m]
+    found = []
+    products = _products([m.groups() for m in code])
+    for match in code:
+        _, operation, rest = match.groups()
+        line = match[0].strip()
+        if operation in ("fadd", "fsub", "fmul", "fdiv", "frem", "call"):
+            if re.match(r"[\w ]*\b(?:fast|contract|reassoc|arcp|afn|nsz|nnan|ninf)\b", rest):
+                found.append(f"relaxed arithmetic: {line}")
+        if operation == "fdiv" and "!fpmath" in line:
+            found.append(f"an approximation: {line}")
+        if operation in ("fadd", "fsub") and products.intersection(_operands(rest)):
+            found.append(f"a product that a sum reads: {line}")
+        if operation == "call" and re.search(r"@llvm\.(fma|fmuladd)\.", rest):
+            if not _is_zero(_last_argument(rest)):
+                found.append(f"fma with an addend: {line}")
+    if re.search(r'"denormal-fp-math(?:-f32)?"="(?!ieee)', text):
+        found.append("subnormal numbers are flushed, by an attribute of the function")
+    return found
+
+
+def _products(code: list[tuple[str, str, str]]) -> set[str]:
+    """The values that are inexact products, or may be one."""
+    products: set[str] = set()
+    known = -1
+    while known < len(products):  # a loop hands a product on to lines before it
+        known = len(products)
+        for target, operation, rest in code:
+            carried = operation in _CARRIERS and products.intersection(_operands(rest))
+            if carried or (operation == "fmul" and not _exact_factor(rest)):
+                products.add(target)
+    return products
+
+
+def _operands(rest: str) -> list[str]:
+    return re.findall(r"%[\w.]+", rest)
+
+
+def _exact_factor(rest: str) -> bool:
+    """Whether a factor is a power of two of at least 1, by which a product is exact."""
+    for text in re.findall(r"(?<![\w%.])[-+]?\d+\.\d+e[-+]\d+", rest):
+        value = abs(float(text))
+        if value >= 1 and value.hex().startswith("0x1.0000000000000p"):
+            return True
+    return False
+
+
+def _last_argument(rest: str) -> str:
+    """The last argument of a call, with its type."""
+    inner = rest[rest.index("(") + 1 : rest.rindex(")")]
+    depth, start = 0, 0
+    for i, letter in enumerate(inner):
+        depth += letter in "(<[{"
+        depth -= letter in ")>]}"
+        if letter == "," and depth == 0:
+            start = i + 1
+    return inner[start:].strip()
+
+
+def _is_zero(argument: str) -> bool:
+    literals = re.findall(r"[-+]?\d+\.\d+e[-+]\d+|0x[0-9A-Fa-f]+", argument)
+    if "%" in argument:
+        return False
+    if "zeroinitializer" in argument:
+        return True
+    return bool(literals) and all(re.fullmatch(r"[-+]?0\.0+e\+00", v) for v in literals)
+
+
+def in_ptx(text: str) -> list[str]:
+    """Divisions, flushing, and fused operations with an addend, in what ptxas is given."""
+    found = []
+    zeros = set()
+    for line in text.splitlines():
+        code = " ".join(line.split("//")[0].split()).rstrip(";")
+        code = re.sub(r"^@!?%p\d+ ", "", code)
+        operation, _, rest = code.partition(" ")
+        operands = [v.strip() for v in rest.split(",")]
+        kinds = operation.split(".")
+        if kinds[0] == "mov" and operands[-1] in _ZEROS:
+            zeros.add(operands[0])
+        if "ftz" in kinds:
+            found.append(f"subnormal numbers are flushed: {code}")
+        if "approx" in kinds or (kinds[0] == "div" and kinds[-1] in _REAL and "rn" not in kinds):
+            found.append(f"an approximation: {code}")
+        if kinds[0] in ("fma", "mad") and kinds[-1] in _REAL:
+            addend = operands[-1]
+            if addend not in _ZEROS and addend not in zeros:
+                found.append(f"fma with an addend: {code}")
+    return found
+
+
+_REAL = ("f16", "f16x2", "bf16", "bf16x2", "f32", "f32x2", "f64")
+_ZEROS = ("0f00000000", "0d0000000000000000", "0f80000000", "0d8000000000000000")
+
+
+def in_amdgcn(text: str) -> list[str]:
+    """Flushing, and reciprocals that no correctly rounded division stands around."""
+    found = [
+        f"subnormal numbers are flushed: {mode}"
+        for mode in re.findall(r"\.amdhsa_float_denorm_mode_\w+ [0-2]\b", text)
+    ]
+    for bits in ("f32", "f64"):
+        reciprocals = len(re.findall(rf"^\s*v_rcp_{bits}\w*\s", text, re.MULTILINE))
+        divisions = len(re.findall(rf"^\s*v_div_fixup_{bits}\w*\s", text, re.MULTILINE))
+        if reciprocals > divisions:
+            found.append(f"an approximation: {reciprocals} v_rcp_{bits} in {divisions} divisions")
+    return found
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+def table(compiled: list[Compiled]) -> str:
+    """A Markdown table, a variant a row, the targets side by side."""
+    targets = list(dict.fromkeys(c.target for c in compiled))
+    rows: dict[tuple, dict[str, Compiled]] = {}
+    for c in compiled:
+        row = rows.setdefault((c.variant.name, c.variant.label, c.variant.warps), {})
+        # Variants that no name tells apart share a row: the one that takes more stands for them.
+        if c.target not in row or row[c.target].registers < c.registers:
+            row[c.target] = c
+    head = "".join(f" registers, {t} | local |" for t in targets)
+    lines = [
+        f"| kernel | variant | warps |{head} shared | compiled, s |",
+        "| --- | --- | ---: |" + " ---: |" * (2 * len(targets) + 2),
+    ]
+    for (name, label, warps), row in sorted(rows.items()):
+        some = list(row.values())
+        numbers = [str(warps)]
+        for t in targets:
+            numbers += [str(row[t].registers), str(row[t].local)] if t in row else ["", ""]
+        numbers.append(str(max(c.shared for c in some)))
+        numbers.append(f"{max(c.seconds for c in some):.1f}")
+        lines.append(f"| `{name}` | {label} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
+def _compile_task(task: tuple[Variant, str]) -> Compiled:
+    return compile_variant(*task)
+
+
+def compile_all(tasks: list[tuple[Variant, str]], jobs: int) -> Iterator[Compiled]:
+    """All ``tasks``, in order, in processes of their own."""
+    if jobs == 1:
+        yield from map(_compile_task, tasks)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_compile_task, tasks)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile, and print or write the report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.triton_resources")
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    targets = options.targets.split(",")
+    chosen = cases()
+    tasks = [
+        (v, target)
+        for target in targets
+        for v in variants(chosen, target)
+        if options.only in v.name
+    ]
+    compiled = []
+    # A cache of its own: a variant found in an old one would seem to be compiled in no time.
+    with TemporaryDirectory() as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        for c in compile_all(tasks, options.jobs):
+            compiled.append(c)
+            if sys.stderr.isatty():
+                print(f"\r{len(compiled)} of {len(tasks)}", end="", file=sys.stderr)
+    complaints = [
+        f"- {c.target}, `{c.variant.name}`, {c.variant.label}: {finding}"
+        for c in compiled
+        for finding in c.findings
+    ]
+    text = (
+        "# Resources of the Triton kernels\n\n"
+        f"By Triton {triton.__version__}, for {len(tasks)} variants: registers of a thread, bytes "
+        "of a thread in local memory (spilled registers and arrays), bytes of a block in shared "
+        f"memory, and the longest compilation on one core.\n\n{table(compiled)}\n\n"
+        "## Arithmetic\n\n" + ("\n".join(complaints) or _NOTHING) + "\n"
+    )
+    if options.out:
+        options.out.write_text(text)
+    else:
+        print(text)
+    return 1 if complaints else 0
+
+
+_NOTHING = (
+    "In all of them: no sum reads a product, but for an fma with an addend of zero and for a "
+    "multiplication by a power of two; no approximate division; no flushing of subnormal numbers."
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
