@@ -16,10 +16,11 @@ import importlib
 import itertools
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -189,24 +190,24 @@ class Case:
         return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def host_functions() -> dict[str, Callable]:
-    """By the name of their operation."""
-    package = "rankreg_ext.triton_kernels"
-    homes = {
-        "rank": "rank",
-        "blackbox_rank_backward": "rank",
-        "positive_ranks": "positive_ranks",
-        "positive_ranks_backward": "positive_ranks",
-        "rankreg_loss": "rankreg_loss",
-        "rankreg_loss_backward": "rankreg_loss",
-    }
-    return {
-        name: getattr(importlib.import_module(f"{package}.{home}"), name)
-        for name, home in homes.items()
-    }
+# Operations, and the modules of rankreg_ext.triton_kernels that their host functions are in.
+OPERATIONS = {
+    "rank": "rank",
+    "blackbox_rank_backward": "rank",
+    "positive_ranks": "positive_ranks",
+    "positive_ranks_backward": "positive_ranks",
+    "rankreg_loss": "rankreg_loss",
+    "rankreg_loss_backward": "rankreg_loss",
+}
 
 
-def launches_of(case: Case, names: Iterable[str] | None = None) -> dict[str, list[Launch]]:
+def host_function(operation: str) -> Callable:
+    """What calls the kernels of ``operation``."""
+    module = importlib.import_module(f"rankreg_ext.triton_kernels.{OPERATIONS[operation]}")
+    return getattr(module, operation)
+
+
+def launches_of(case: Case, names: Collection[str] | None = None) -> dict[str, list[Launch]]:
     """What each operation launches for ``case``; integers have ranks alone."""
     x = case.tensor(case.dtype)
     where = case.tensor(torch.bool) if case.masked else None
@@ -235,12 +236,12 @@ def launches_of(case: Case, names: Iterable[str] | None = None) -> dict[str, lis
             "rankreg_loss": (x, positives, *lam, *loss, case.reduction),
             "rankreg_loss_backward": (upstream, x, positives, state, *lam, *loss),
         }
-    functions = host_functions()
     found = {}
-    for name in arguments if names is None else [n for n in names if n in arguments]:
-        with recorded() as launches:
-            functions[name](*arguments[name])
-        found[name] = launches
+    for name in OPERATIONS if names is None else names:
+        if name in arguments:
+            with recorded() as launches:
+                host_function(name)(*arguments[name])
+            found[name] = launches
     return found
 
 
@@ -287,7 +288,7 @@ class Compiled:
     target: str
     registers: int  # of a thread
     local: int  # bytes of a thread in memory: spilled registers, and arrays
-    spills: int  # registers, where the target counts them
+    spills: int  # vector registers, where the target counts them
     shared: int  # bytes of a block
     seconds: float
     findings: tuple[str, ...] = field(default=())
@@ -295,24 +296,29 @@ class Compiled:
 
 def compile_variant(of: Variant, target: str) -> Compiled:
     """Compile, into Triton's cache; a variant that is found there takes no time."""
+    started = time.perf_counter()
+    compiled = _compile(of, target)
+    seconds = time.perf_counter() - started
+    asm = compiled.asm
+    registers, local, spills = (
+        _of_cubin(asm["cubin"]) if "cubin" in asm else _of_amdgcn(asm["amdgcn"])
+    )
+    found = findings(asm)
+    if has_products(asm["llir"]) and code(asm) != code(_compile(of, target, fusion=False).asm):
+        found.append("the code depends on whether a product and a sum may be contracted")
+    shared = compiled.metadata.shared
+    return Compiled(of, target, registers, local, spills, shared, seconds, tuple(found))
+
+
+def _compile(of: Variant, target: str, fusion: bool = True):
     source = ASTSource(
         of.kernel,
         dict(of.signature),
         dict(of.constants),
         {path: [list(hint) for hint in hints] for path, hints in of.attributes},
     )
-    # Types of arguments are known from the launch; what is left is what the back-end knows.
-    started = time.perf_counter()
-    compiled = triton.compile(source, target=TARGETS[target], options=dict(of.options))
-    seconds = time.perf_counter() - started
-    if "cubin" in compiled.asm:
-        registers, local, spills = _of_cubin(compiled.asm["cubin"])
-    else:
-        registers, local, spills = _of_amdgcn(compiled.asm["amdgcn"])
-    return Compiled(
-        of, target, registers, local, spills, compiled.metadata.shared, seconds,
-        tuple(findings(compiled.asm)),
-    )  # fmt: skip
+    options = {**dict(of.options), "enable_fp_fusion": fusion}
+    return triton.compile(source, target=TARGETS[target], options=options)
 
 
 def _of_cubin(cubin: bytes) -> tuple[int, int, int]:
@@ -329,89 +335,88 @@ def _of_cubin(cubin: bytes) -> tuple[int, int, int]:
 
 def _of_amdgcn(text: str) -> tuple[int, int, int]:
     facts = {k: int(v) for k, v in re.findall(r"^\s*\.(\w+):\s+(\d+)$", text, re.MULTILINE)}
-    return (
-        facts["vgpr_count"],
-        facts["private_segment_fixed_size"],
-        facts["vgpr_spill_count"] + facts["sgpr_spill_count"],
-    )
+    # Scalar registers are spilled into lanes of vector registers, which takes no memory.
+    return facts["vgpr_count"], facts["private_segment_fixed_size"], facts["vgpr_spill_count"]
 
 
 # --- arithmetic -----------------------------------------------------------------------------------
+#
+# A product must not be contracted with a sum, a division must round correctly, and subnormal
+# numbers must not be flushed. Triton lets LLVM and ptxas contract, which they do where a sum reads
+# a product. So no sum may read one, in what LLVM is given, but for an fma with an addend of zero:
+# that is a rounded product, and nothing contracts it. (A product by 0 or 2 is exact and would do no
+# harm; none is needed.) Where products remain, in powers say, LLVM and ptxas decide again, out of
+# sight: the kernel is compiled once more, with contraction forbidden to both, and has to come out
+# as the same code.
 
 
 def findings(asm: dict[str, str]) -> list[str]:
-    """What would let a result differ from that of another back-end, in words; empty if nothing.
-
-    A product must not be contracted with a sum, a division must round correctly, and subnormal
-    numbers must not be flushed.
-    """
+    """What would let a result differ from that of another back-end, in words; empty if nothing."""
     found = in_llir(asm["llir"])
     if "ptx" in asm:
         found += in_ptx(asm["ptx"])
     if "amdgcn" in asm:
-        found += in_amdgcn(asm["amdgcn"])
+        found += in_amdgcn(asm["amdgcn"], asm["llir"])
     return found
 
 
 _ASSIGNED = re.compile(r"^\s*(%[\w.\"]+) = (?:tail |musttail )?(\w+)\b(.*?)(?:, !\w.*)?$")
-# A product in one of these is the product still, for all that contraction sees.
-_CARRIERS = {
-    "fneg", "extractelement", "insertelement", "shufflevector", "select", "freeze", "phi",
-    "extractvalue", "insertvalue", "bitcast",
-}  # fmt: skip
+# A product in one of these is the product still.
+_CARRIERS = (
+    "fneg", "extractelement", "insertelement", "shufflevector", "freeze", "extractvalue",
+    "insertvalue", "bitcast",
+)  # fmt: skip
+_APPROXIMATE = re.compile(r"@llvm\.(amdgcn\.(rcp|rsq|sqrt|fdiv|log|exp)|nvvm\.\w+\.(approx|full))")
+_RELAXED = re.compile(r"[\w ]*\b(?:fast|contract|reassoc|arcp|afn|nsz|nnan|ninf)\b")
 
 
 def in_llir(text: str) -> list[str]:
-    """What code generation could contract, and operations that permit more than rounding.
-
-    Both back-ends contract a product into a sum wherever the sum reads it, so none may: every
-    product that a sum reads must be an fma with an addend of zero, or exact (by a power of two).
-    """
-    code = [m for m in map(_ASSIGNED.match, text.splitlines()) if m]
+    """Sums that read products, and operations that permit more than rounding."""
     found = []
-    products = _products([m.groups() for m in code])
-    for match in code:
-        _, operation, rest = match.groups()
+    products: set[str] = set()
+    for match in filter(None, map(_ASSIGNED.match, text.splitlines())):
+        value, operation, rest = match.groups()
         line = match[0].strip()
-        if operation in ("fadd", "fsub", "fmul", "fdiv", "frem", "call"):
-            if re.match(r"[\w ]*\b(?:fast|contract|reassoc|arcp|afn|nsz|nnan|ninf)\b", rest):
-                found.append(f"relaxed arithmetic: {line}")
-        if operation == "fdiv" and "!fpmath" in line:
-            found.append(f"an approximation: {line}")
-        if operation in ("fadd", "fsub") and products.intersection(_operands(rest)):
+        reads = products.intersection(re.findall(r"%[\w.]+", rest))
+        if operation == "fmul" or (operation in _CARRIERS and reads):
+            products.add(value)
+        if operation in ("fadd", "fsub") and reads:
             found.append(f"a product that a sum reads: {line}")
         if operation == "call" and re.search(r"@llvm\.(fma|fmuladd)\.", rest):
             if not _is_zero(_last_argument(rest)):
                 found.append(f"fma with an addend: {line}")
+        if operation in ("fadd", "fsub", "fmul", "fdiv", "frem", "call") and _RELAXED.match(rest):
+            found.append(f"relaxed arithmetic: {line}")
+        if (operation == "fdiv" and "!fpmath" in line) or _APPROXIMATE.search(rest):
+            found.append(f"an approximation: {line}")
     if re.search(r'"denormal-fp-math(?:-f32)?"="(?!ieee)', text):
         found.append("subnormal numbers are flushed, by an attribute of the function")
     return found
 
 
-def _products(code: list[tuple[str, str, str]]) -> set[str]:
-    """The values that are inexact products, or may be one."""
-    products: set[str] = set()
-    known = -1
-    while known < len(products):  # a loop hands a product on to lines before it
-        known = len(products)
-        for target, operation, rest in code:
-            carried = operation in _CARRIERS and products.intersection(_operands(rest))
-            if carried or (operation == "fmul" and not _exact_factor(rest)):
-                products.add(target)
-    return products
+def has_products(llir: str) -> bool:
+    """Whether there are products and sums."""
+    operations = {m[2] for m in map(_ASSIGNED.match, llir.splitlines()) if m}
+    return "fmul" in operations and not operations.isdisjoint(("fadd", "fsub"))
 
 
-def _operands(rest: str) -> list[str]:
-    return re.findall(r"%[\w.]+", rest)
+def code(asm: dict) -> bytes | list[str]:
+    """The instructions alone."""
+    if "cubin" in asm:
+        return b"".join(_sections(asm["cubin"], b".text"))
+    lines = (line.split(";")[0].strip() for line in asm["amdgcn"].splitlines())
+    return [line for line in lines if re.match(r"[a-z]", line)]
 
 
-def _exact_factor(rest: str) -> bool:
-    """Whether a factor is a power of two of at least 1, by which a product is exact."""
-    for text in re.findall(r"(?<![\w%.])[-+]?\d+\.\d+e[-+]\d+", rest):
-        value = abs(float(text))
-        if value >= 1 and value.hex().startswith("0x1.0000000000000p"):
-            return True
-    return False
+def _sections(elf: bytes, prefix: bytes) -> Iterator[bytes]:
+    """The contents of the sections of a 64-bit ELF file whose names start with ``prefix``."""
+    (table,) = struct.unpack_from("<Q", elf, 40)
+    size, count, names_at = struct.unpack_from("<3H", elf, 58)
+    headers = [struct.unpack_from("<2I4Q", elf, table + i * size) for i in range(count)]
+    names = headers[names_at][4]
+    for name, _, _, _, offset, length in headers:
+        if elf.startswith(prefix, names + name):
+            yield elf[offset : offset + length]
 
 
 def _last_argument(rest: str) -> str:
@@ -438,41 +443,42 @@ def _is_zero(argument: str) -> bool:
 def in_ptx(text: str) -> list[str]:
     """Divisions, flushing, and fused operations with an addend, in what ptxas is given."""
     found = []
-    zeros = set()
+    literals = {}
     for line in text.splitlines():
         code = " ".join(line.split("//")[0].split()).rstrip(";")
         code = re.sub(r"^@!?%p\d+ ", "", code)
         operation, _, rest = code.partition(" ")
-        operands = [v.strip() for v in rest.split(",")]
+        operands = [literals.get(v.strip(), v.strip()) for v in rest.split(",")]
         kinds = operation.split(".")
-        if kinds[0] == "mov" and operands[-1] in _ZEROS:
-            zeros.add(operands[0])
+        if kinds[0] == "mov" and re.match(r"0[fd]", operands[-1]):
+            literals[operands[0]] = operands[-1]
         if "ftz" in kinds:
             found.append(f"subnormal numbers are flushed: {code}")
         if "approx" in kinds or (kinds[0] == "div" and kinds[-1] in _REAL and "rn" not in kinds):
             found.append(f"an approximation: {code}")
         if kinds[0] in ("fma", "mad") and kinds[-1] in _REAL:
-            addend = operands[-1]
-            if addend not in _ZEROS and addend not in zeros:
+            if not re.fullmatch(r"0[fd][08]0+", operands[-1]):
                 found.append(f"fma with an addend: {code}")
     return found
 
 
 _REAL = ("f16", "f16x2", "bf16", "bf16x2", "f32", "f32x2", "f64")
-_ZEROS = ("0f00000000", "0d0000000000000000", "0f80000000", "0d8000000000000000")
 
 
-def in_amdgcn(text: str) -> list[str]:
-    """Flushing, and reciprocals that no correctly rounded division stands around."""
+def in_amdgcn(text: str, llir: str) -> list[str]:
+    """Flushing, and divisions without the step that rounds them.
+
+    Reciprocals by themselves say nothing: a division of integers has them, too.
+    """
     found = [
         f"subnormal numbers are flushed: {mode}"
         for mode in re.findall(r"\.amdhsa_float_denorm_mode_\w+ [0-2]\b", text)
     ]
-    for bits in ("f32", "f64"):
-        reciprocals = len(re.findall(rf"^\s*v_rcp_{bits}\w*\s", text, re.MULTILINE))
-        divisions = len(re.findall(rf"^\s*v_div_fixup_{bits}\w*\s", text, re.MULTILINE))
-        if reciprocals > divisions:
-            found.append(f"an approximation: {reciprocals} v_rcp_{bits} in {divisions} divisions")
+    for kind, bits in (("float", "f32"), ("double", "f64")):
+        divisions = len(re.findall(rf" = fdiv (?:<\d+ x )?{kind}\b", llir))
+        rounded = len(re.findall(rf"^\s*v_div_fixup_{bits}\w*\s", text, re.MULTILINE))
+        if divisions > rounded:
+            found.append(f"an approximation: {divisions} divisions, {rounded} v_div_fixup_{bits}")
     return found
 
 
@@ -561,8 +567,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 _NOTHING = (
-    "In all of them: no sum reads a product, but for an fma with an addend of zero and for a "
-    "multiplication by a power of two; no approximate division; no flushing of subnormal numbers."
+    "In all of them: no sum reads a product but an fma with an addend of zero, and contraction "
+    "forbidden gives the same code; no approximate division; no flushing of subnormal numbers."
 )
 
 
