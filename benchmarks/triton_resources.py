@@ -33,6 +33,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
@@ -146,7 +147,7 @@ def variant(launch: Launch, target: str) -> Variant:
     backend, binder = _binder(launch.kernel, target)
     args = [_Pointer(v) if isinstance(v, Tensor) else v for v in launch.args]
     # Fusion is what the formulas must stand: a default today, and inductor takes no other.
-    options = {"enable_fp_fusion": True, **launch.options}
+    options = {**launch.options, "enable_fp_fusion": True}
     bound, specialization, rest = binder(*args, **options)
     _, signature, constants, attributes = launch.kernel._pack_args(
         backend, options, bound, specialization, rest
@@ -297,28 +298,22 @@ class Compiled:
 def compile_variant(of: Variant, target: str) -> Compiled:
     """Compile, into Triton's cache; a variant that is found there takes no time."""
     started = time.perf_counter()
-    compiled = _compile(of, target)
+    asm, shared = assembled(of, target)
     seconds = time.perf_counter() - started
-    asm = compiled.asm
-    registers, local, spills = (
-        _of_cubin(asm["cubin"]) if "cubin" in asm else _of_amdgcn(asm["amdgcn"])
-    )
-    found = findings(asm)
-    if has_products(asm["llir"]) and code(asm) != code(_compile(of, target, fusion=False).asm):
-        found.append("the code depends on whether a product and a sum may be contracted")
-    shared = compiled.metadata.shared
-    return Compiled(of, target, registers, local, spills, shared, seconds, tuple(found))
+    measure = _of_cubin(asm["cubin"]) if "cubin" in asm else _of_amdgcn(asm["amdgcn"])
+    return Compiled(of, target, *measure, shared, seconds, tuple(findings(asm)))
 
 
-def _compile(of: Variant, target: str, fusion: bool = True):
+def assembled(of: Variant, target: str) -> tuple[dict, int]:
+    """All that Triton makes of a variant, by stage, and the bytes of shared memory."""
     source = ASTSource(
         of.kernel,
         dict(of.signature),
         dict(of.constants),
         {path: [list(hint) for hint in hints] for path, hints in of.attributes},
     )
-    options = {**dict(of.options), "enable_fp_fusion": fusion}
-    return triton.compile(source, target=TARGETS[target], options=options)
+    made = triton.compile(source, target=TARGETS[target], options=dict(of.options))
+    return made.asm, made.metadata.shared
 
 
 def _of_cubin(cubin: bytes) -> tuple[int, int, int]:
@@ -342,12 +337,12 @@ def _of_amdgcn(text: str) -> tuple[int, int, int]:
 # --- arithmetic -----------------------------------------------------------------------------------
 #
 # A product must not be contracted with a sum, a division must round correctly, and subnormal
-# numbers must not be flushed. Triton lets LLVM and ptxas contract, which they do where a sum reads
-# a product. So no sum may read one, in what LLVM is given, but for an fma with an addend of zero:
-# that is a rounded product, and nothing contracts it. (A product by 0 or 2 is exact and would do no
-# harm; none is needed.) Where products remain, in powers say, LLVM and ptxas decide again, out of
-# sight: the kernel is compiled once more, with contraction forbidden to both, and has to come out
-# as the same code.
+# numbers must not be flushed. Triton lets LLVM contract, which it does where a sum reads a product,
+# and then ptxas. So
+# - in what LLVM is given no sum may read a product, but for an fma with an addend of zero: that is
+#   a rounded product, and nothing contracts it. (The sum of a product and zero comes to the same.)
+# - in what ptxas is given every fma has an addend of zero, which shows what LLVM did, and
+# - where products and sums remain, ptxas has to give the same code when contraction is forbidden.
 
 
 def findings(asm: dict[str, str]) -> list[str]:
@@ -355,6 +350,8 @@ def findings(asm: dict[str, str]) -> list[str]:
     found = in_llir(asm["llir"])
     if "ptx" in asm:
         found += in_ptx(asm["ptx"])
+        if is_contracted_by_ptxas(asm["ptx"]):
+            found.append("ptxas contracts a product and a sum")
     if "amdgcn" in asm:
         found += in_amdgcn(asm["amdgcn"], asm["llir"])
     return found
@@ -380,7 +377,7 @@ def in_llir(text: str) -> list[str]:
         reads = products.intersection(re.findall(r"%[\w.]+", rest))
         if operation == "fmul" or (operation in _CARRIERS and reads):
             products.add(value)
-        if operation in ("fadd", "fsub") and reads:
+        if operation in ("fadd", "fsub") and reads and not _is_zero(_last_argument(f"({rest})")):
             found.append(f"a product that a sum reads: {line}")
         if operation == "call" and re.search(r"@llvm\.(fma|fmuladd)\.", rest):
             if not _is_zero(_last_argument(rest)):
@@ -392,20 +389,6 @@ def in_llir(text: str) -> list[str]:
     if re.search(r'"denormal-fp-math(?:-f32)?"="(?!ieee)', text):
         found.append("subnormal numbers are flushed, by an attribute of the function")
     return found
-
-
-def has_products(llir: str) -> bool:
-    """Whether there are products and sums."""
-    operations = {m[2] for m in map(_ASSIGNED.match, llir.splitlines()) if m}
-    return "fmul" in operations and not operations.isdisjoint(("fadd", "fsub"))
-
-
-def code(asm: dict) -> bytes | list[str]:
-    """The instructions alone."""
-    if "cubin" in asm:
-        return b"".join(_sections(asm["cubin"], b".text"))
-    lines = (line.split(";")[0].strip() for line in asm["amdgcn"].splitlines())
-    return [line for line in lines if re.match(r"[a-z]", line)]
 
 
 def _sections(elf: bytes, prefix: bytes) -> Iterator[bytes]:
@@ -463,6 +446,27 @@ def in_ptx(text: str) -> list[str]:
 
 
 _REAL = ("f16", "f16x2", "bf16", "bf16x2", "f32", "f32x2", "f64")
+
+
+def is_contracted_by_ptxas(ptx: str) -> bool:
+    """Whether permission to contract changes the code that ptxas makes."""
+    kinds = {m[1] for m in re.finditer(r"\s(add|sub|mul)\.(?:b?f16(?:x2)?|f32|f64)\s", ptx)}
+    if "mul" not in kinds or len(kinds) < 2:
+        return False
+    architecture = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]
+    ptxas = get_ptxas(int(re.search(r"\d+", architecture)[0])).path
+    codes = []
+    with TemporaryDirectory() as folder:
+        source, made = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        for permitted in ("true", "false"):
+            command = [
+                ptxas, f"--gpu-name={architecture}", f"--fmad={permitted}",
+                str(source), "-o", str(made),
+            ]  # fmt: skip
+            subprocess.run(command, check=True, capture_output=True)
+            codes.append(b"".join(_sections(made.read_bytes(), b".text")))
+    return codes[0] != codes[1]
 
 
 def in_amdgcn(text: str, llir: str) -> list[str]:
@@ -567,8 +571,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 _NOTHING = (
-    "In all of them: no sum reads a product but an fma with an addend of zero, and contraction "
-    "forbidden gives the same code; no approximate division; no flushing of subnormal numbers."
+    "In all of them: no sum reads a product but an fma with an addend of zero, and ptxas contracts "
+    "nothing either; no approximate division; no flushing of subnormal numbers."
 )
 
 

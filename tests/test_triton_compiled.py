@@ -5,6 +5,7 @@ What TRITON_INTERPRET=1 tests is arithmetic as Python does it; what a GPU is giv
 
 import os
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,20 +126,26 @@ def test_the_formulas_pass(dtype, target):
     assert compiled(sound_kernel, dtype, target, lam).findings == ()
 
 
-@pytest.mark.parametrize("target", resources.TARGETS)
-def test_a_contraction_out_of_sight_is_found(target, monkeypatch):
-    """By the code alone, had LLVM's input shown nothing."""
-    monkeypatch.setattr(resources, "findings", lambda asm: [])
-    (finding,) = compiled(contracted_kernel, torch.float32, target).findings
-    assert "the code depends" in finding
-    lam = host.lam_argument(0.3, None, torch.empty(0))
-    assert compiled(sound_kernel, torch.float32, target, lam).findings == ()
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_a_contraction_by_ptxas_is_found(target):
+    """As if LLVM had left a product and a sum to it, without the words that forbid it."""
+    x = torch.empty(256, device="meta")
+    variant = resources.variant(Launch(contracted_kernel, (x, x, x), {"BLOCK": 128}), target)
+    variant = replace(variant, options=(("enable_fp_fusion", False),))
+    ptx = resources.assembled(variant, target)[0]["ptx"]
+    assert "mul.rn.f32" in ptx and not resources.is_contracted_by_ptxas(ptx)
+    permitted = ptx.replace("mul.rn.f32", "mul.f32").replace("add.rn.f32", "add.f32")
+    assert resources.in_ptx(permitted) == []
+    assert resources.is_contracted_by_ptxas(permitted)
+    # What stands apart in the source stays apart, though ptxas has permission.
+    apart = permitted.replace("mul.f32", "mul.rn.f32")
+    assert not resources.is_contracted_by_ptxas(apart)
 
 
 def test_spilled_registers_are_found():
     crowded = compiled(crowded_kernel, torch.float32, "sm_90", block=16384, num_warps=1)
     assert crowded.local > 0, crowded
-    crowded = compiled(crowded_kernel, torch.float32, "gfx942", block=65536, num_warps=1)
+    crowded = compiled(crowded_kernel, torch.float32, "gfx942", block=32768, num_warps=1)
     assert crowded.local > 0 and crowded.spills > 0, crowded
     assert compiled(divided_kernel, torch.float32, "sm_90").local == 0
 
@@ -163,6 +170,9 @@ def test_lines_are_understood():
     call = "  %1 = tail call <2 x float> @llvm.fma.v2f32(<2 x float> %2, <2 x float> %3, "
     assert not resources.in_llir(f"{call}{zeros}), !dbg !1")
     assert resources.in_llir(f"{call}<2 x float> <float 0.000000e+00, float 1.000000e+00>)")
+    product = "  %1 = fmul double %2, %3\n"
+    assert not resources.in_llir(f"{product}  %4 = fadd double %1, 0.000000e+00, !dbg !1")
+    assert resources.in_llir(f"{product}  %4 = fadd double %1, 1.000000e+00, !dbg !1")
     mode = "\t\t.amdhsa_float_denorm_mode_32"
     assert resources.in_amdgcn(f"{mode} 0", "") and not resources.in_amdgcn(f"{mode} 3", "")
     division = "  %1 = fdiv float %2, %3"
