@@ -1,6 +1,6 @@
 """Looks for better block shapes than those of tuning.py, on the GPU of this machine.
 
-    python -m rankreg_ext.triton_kernels.autotune [--only NAME] [--items 2**26]
+    python -m rankreg_ext.triton_kernels.autotune [--only NAME] [--items N]
 
 Every setting in ``SETTINGS`` is tried with every candidate, each checked against the reference
 before it is timed, and the best is kept while the next setting is tried. What is printed at the end
@@ -16,7 +16,7 @@ import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,28 +54,50 @@ class Work:
 
 @dataclass(frozen=True)
 class Setting:
-    """An attribute of tuning.py, a value or a dict of values by the next power of two of n."""
+    """What tuning.py decides: a value, or one per next power of two of n, in a dict or a function.
+
+    ``candidates`` are values, or a function of that power of two that gives them.
+    """
 
     name: str
-    candidates: tuple[Hashable, ...]
+    candidates: tuple | Callable[[int], Iterable]
     work: Work
 
     def keys(self) -> Iterator[tuple[int | None, tuple[int, ...]]]:
         """What is chosen by itself, with the lengths that it is chosen by."""
-        table = getattr(tuning, self.name)
-        if not isinstance(table, dict):
+        present = getattr(tuning, self.name)
+        if not (callable(present) or isinstance(present, dict)):
             yield None, self.work.lengths
             return
-        for key in table:
-            lengths = tuple(n for n in self.work.lengths if _power_of_two(n) == key)
-            if lengths:
-                yield key, lengths
+        for key in sorted({power_of_two(n) for n in self.work.lengths}):
+            if callable(present) or key in present:
+                yield key, tuple(n for n in self.work.lengths if power_of_two(n) == key)
+
+    def values(self, key: int | None) -> list:
+        """The candidates, and what stands in tuning.py first of all."""
+        some = self.candidates(key) if callable(self.candidates) else self.candidates
+        present = look_up(getattr(tuning, self.name), key)
+        return [present, *(value for value in some if value != present)]
 
 
-SETTINGS: tuple[Setting, ...] = ()
+def look_up(attribute, key: int | None):
+    """What an attribute of tuning.py says about ``key``."""
+    if key is None:
+        return attribute
+    return attribute(key) if callable(attribute) else attribute[key]
 
 
-def _power_of_two(n: int) -> int:
+def changed(attribute, key: int | None, value):
+    """The attribute with another value for ``key``."""
+    if key is None:
+        return value
+    if callable(attribute):
+        return lambda size: value if size == key else attribute(size)
+    return {**attribute, key: value}
+
+
+def power_of_two(n: int) -> int:
+    """The next power of two."""
     return 1 << max(n - 1, 0).bit_length()
 
 
@@ -108,7 +130,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a.nan_to_num(-1.0), b.nan_to_num(-1.0))
 
 
-def calls(
+def call_of(
     operation: str, n: int, lists: int, positives: int, dtype: torch.dtype, device: str, seed: int
 ) -> Call:
     """A call on random scores, with its inputs."""
@@ -139,55 +161,108 @@ def calls(
     return Call(operation, (value.new_ones(()).expand(lists), x, mask, state, *loss))
 
 
+_FLOATS = (torch.float16, torch.float32)
+_DOUBLE = (torch.float64,)
+_RANKS = ("rank", "blackbox_rank_backward")
+_POSITIVES = ("rankreg_loss", "rankreg_loss_backward")
+
+
+def _count_tiles(size: int) -> Iterator[dict]:
+    """Shapes of `count_kernel`: a power of two of items a thread, and of threads a program."""
+    for items, threads in itertools.product((1, 2, 4, 8), (64, 128, 256)):
+        if items <= size:
+            lanes = min(size // items, threads)
+            warps = max(1, threads // tuning.WARP)
+            yield dict(ITEMS=items, ROWS=threads // lanes, LANES=lanes, num_warps=warps)
+
+
+def _sort_warps(size: int) -> Iterator[int]:
+    for items in (2, 4, 8, 16, 32):
+        if 1 <= size // (items * tuning.WARP) <= 16:
+            yield size // (items * tuning.WARP)
+
+
+# In the order in which they are tried: block shapes, then the bounds between ways.
+SETTINGS = (
+    Setting("count_tile", _count_tiles, Work(_RANKS, (16, 30, 60, 128, 250))),
+    Setting("sort_warps", _sort_warps, Work(_RANKS, (500, 1000, 2000, 4000), _FLOATS)),
+    Setting("PLACE_BLOCK", (512, 1024, 2048, 4096), Work(_RANKS, (10_000, 1_000_000))),
+    Setting("COUNT_MOST", (128, 256, 512, 1024), Work(_RANKS, (200, 400, 800), _FLOATS)),
+    Setting("COUNT_MOST_WIDE", (512, 1024, 2048, 4096), Work(_RANKS, (800, 3000), _DOUBLE)),
+    Setting("SORT_MOST", (1024, 2048, 4096), Work(_RANKS, (2000, 4000), _FLOATS)),
+    Setting("LIST_THRESHOLDS", (8, 16, 32), Work(_POSITIVES, (64, 250, 1000), positives=20)),
+    Setting("LIST_ITEMS_PER_WARP", (64, 128, 256, 512), Work(_POSITIVES, (64, 250, 1000))),
+    Setting("SUM_BLOCK", (512, 1024, 2048, 4096), Work(("rankreg_loss",), (16,), lists=10_000)),
+    Setting("STREAM_BLOCK", (1024, 2048, 4096), Work(_POSITIVES, (10_000, 1_000_000))),
+    Setting("STREAM_WARPS", (2, 4, 8), Work(_POSITIVES, (10_000, 1_000_000))),
+    Setting("STREAM_PROGRAMS", (528, 1056, 2112), Work(_POSITIVES, (10_000, 1_000_000))),
+    Setting("STREAM_FEW", (8, 16, 32), Work(_POSITIVES[:1], (1_000_000,), positives=24)),
+    Setting("STREAM_FEW_BACKWARD", (4, 8, 16), Work(_POSITIVES[1:], (1_000_000,), positives=12)),
+    Setting("STREAM_NARROW", (64, 128, 256), Work(_POSITIVES, (1_000_000,), positives=100)),
+    Setting("STREAM_CHUNK", (512, 1024, 2048), Work(_POSITIVES, (1_000_000,), positives=5000)),
+    Setting("LIST_MOST", (512, 1024, 2048, 4096), Work(_POSITIVES, (800, 1500, 3000))),
+)
+
+
 @contextmanager
-def _set(name: str, key: int | None, value: Hashable) -> Iterator[None]:
+def _set(setting: Setting, key: int | None, value) -> Iterator[None]:
     """tuning.py with another value, within the block."""
-    before = getattr(tuning, name)
-    setattr(tuning, name, value if key is None else {**before, key: value})
+    before = getattr(tuning, setting.name)
+    setattr(tuning, setting.name, changed(before, key, value))
     try:
         yield
     finally:
-        setattr(tuning, name, before)
+        setattr(tuning, setting.name, before)
 
 
-def _time(
-    setting: Setting, key: int | None, value: Hashable, sets: list[list[Call]], timer: Timer
-) -> float | str:
-    """The geometric mean of the milliseconds of all calls, or why there is none."""
+class _NoTime(Exception):
+    """Why a candidate has no time."""
+
+
+def _time(setting: Setting, key: int | None, value, sets: list[list[Call]], timer: Timer) -> float:
+    """The geometric mean of the milliseconds of all calls."""
     times = []
-    with _set(setting.name, key, value):
+    with _set(setting, key, value):
         for rotated in sets:
             call = rotated[0]
             try:
-                if not call.is_right():
-                    return f"WRONG RESULT: {call.operation}, {tuple(call.arguments[0].shape)}"
+                right = call.is_right()
                 turn = itertools.cycle(rotated)
-                times.append(timer(lambda turn=turn: next(turn)()))
-            except Exception as error:  # a block too large for this GPU is no candidate, no more
+                if right:
+                    times.append(timer(lambda turn=turn: next(turn)()))
+            except Exception as error:
+                # A block that is too large for this GPU is no candidate, and no more than that.
                 if not type(error).__module__.startswith("triton"):
                     raise
-                return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                raise _NoTime(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            if not right:
+                shape = tuple(call.arguments[0].shape)
+                raise _NoTime(f"{_WRONG}: {call.operation} of {shape}")
     return math.exp(math.fsum(map(math.log, times)) / len(times))
+
+
+_WRONG = "WRONG RESULT"
 
 
 @dataclass
 class Outcome:
-    """What was found out about a setting."""
+    """What was found out about a setting: by key the best value, and how much faster it is."""
 
     setting: Setting
-    value: object  # the whole attribute
-    gains: dict[int | None, float]  # by key: how much faster than what stands in tuning.py
+    best: dict[int | None, object]
+    gains: dict[int | None, float]
     wrong: list[str]
 
     def text(self) -> str:
-        """Lines for tuning.py."""
-        if None in self.gains:
-            return f"{self.setting.name} = {self.value!r}  # {_gain(self.gains[None])}"
-        lines = [f"{self.setting.name} = {{"]
-        for key, value in self.value.items():
-            gain = f"  # {_gain(self.gains[key])}" if key in self.gains else "  # not timed"
-            lines.append(f"    {key}: {value!r},{gain}")
-        return "\n".join([*lines, "}"])
+        """Lines for tuning.py; keys that were not timed keep what they have."""
+        name = self.setting.name
+        if None in self.best:
+            return f"{name} = {self.best[None]!r}  # {_gain(self.gains[None])}"
+        head = f"{name} = {{"
+        if callable(getattr(tuning, name)):
+            head = f"# For {name}() to look up, by size.\n{name.upper()} = {{"
+        entries = [f"    {k}: {v!r},  # {_gain(self.gains[k])}" for k, v in self.best.items()]
+        return "\n".join([head, *entries, "}"])
 
 
 def _gain(gain: float) -> str:
@@ -198,40 +273,39 @@ def tune(
     setting: Setting, timer: Timer, device: str, items: int, say: Callable[[str], None] = print
 ) -> Outcome:
     """Time all candidates of ``setting``, and leave the best in `tuning`."""
-    gains: dict[int | None, float] = {}
-    wrong = []
+    outcome = Outcome(setting, {}, {}, [])
     for key, lengths in setting.keys():
         sets = list(_sets(setting.work, lengths, device, items))
-        attribute = getattr(tuning, setting.name)
-        present = attribute if key is None else attribute[key]
         where = setting.name if key is None else f"{setting.name}[{key}]"
-        times: dict[Hashable, float] = {}
-        for value in dict.fromkeys((present, *setting.candidates)):
-            outcome = _time(setting, key, value, sets, timer)
-            if isinstance(outcome, str):
-                say(f"{where} = {value!r}: {outcome}")
-                if outcome.startswith("WRONG"):
-                    wrong.append(f"{where} = {value!r}: {outcome}")
-                continue
-            times[value] = outcome
-            mark = " (present)" if value == present else ""
-            say(f"{where} = {value!r}: {outcome * 1e3:.1f} us{mark}")
+        times = []
+        present, *others = setting.values(key)
+        for value in (present, *others):
+            mark = " (present)" if value is present else ""
+            try:
+                times.append((_time(setting, key, value, sets, timer), value))
+                say(f"{where} = {value!r}: {times[-1][0] * 1e3:.1f} us{mark}")
+            except _NoTime as reason:
+                say(f"{where} = {value!r}: {reason}{mark}")
+                if str(reason).startswith(_WRONG):
+                    outcome.wrong.append(f"{where} = {value!r}: {reason}")
         if not times:
             continue
-        # Timings differ by a percent from run to run: no reason for another table.
-        best = min(times, key=times.__getitem__)
-        if present in times and times[present] <= 1.02 * times[best]:
-            best = present
-        gains[key] = times[present] / times[best] if present in times else math.inf
-        setattr(tuning, setting.name, best if key is None else {**attribute, key: best})
-    return Outcome(setting, getattr(tuning, setting.name), gains, wrong)
+        least, best = min(times, key=lambda pair: pair[0])
+        before = times[0][0] if times[0][1] is present else math.inf
+        # Timings differ by a percent or two from run to run: no reason for another table.
+        if before <= 1.02 * least:
+            least, best = before, present
+        outcome.best[key], outcome.gains[key] = best, before / least
+        attribute = getattr(tuning, setting.name)
+        setattr(tuning, setting.name, changed(attribute, key, best))
+    return outcome
 
 
 def _sets(work: Work, lengths: Iterable[int], device: str, items: int) -> Iterator[list[Call]]:
     for operation, n, dtype in itertools.product(work.operations, lengths, work.dtypes):
         lists = work.lists or max(1, items // n)
         yield [
-            calls(operation, n, lists, work.positives, dtype, device, seed)
+            call_of(operation, n, lists, work.positives, dtype, device, seed)
             for seed in range(_ROTATED)
         ]
 
@@ -268,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(outcomes: list[Outcome], device: str) -> str:
     """What to paste into tuning.py, and what was wrong."""
-    lines = ["", f"# Measured on {device}.", *(o.text() for o in outcomes if o.gains)]
+    lines = ["", f"# Measured on {device}.", *(o.text() for o in outcomes if o.best)]
     wrong = [f"# {complaint}" for outcome in outcomes for complaint in outcome.wrong]
     return "\n".join([*lines, *wrong])
 
