@@ -293,6 +293,11 @@ class Compiled:
     seconds: float
     findings: tuple[str, ...] = field(default=())
 
+    def __str__(self) -> str:
+        name = f"{self.target}, {self.variant.name}, {self.variant.label}"
+        numbers = f"{self.registers} registers, {self.local} bytes local, {self.spills} spills"
+        return f"{name}: {numbers}, {self.shared} bytes shared"
+
 
 def compile_variant(of: Variant, target: str) -> Compiled:
     """Compile, into Triton's cache; a variant that is found there takes no time."""
