@@ -34,6 +34,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, make_backend
+from triton.compiler.errors import CompilationError
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from rankreg_ext import _ops, reference
@@ -245,16 +246,15 @@ def launches_of(case: Case, names: Collection[str] | None = None) -> dict[str, l
     return found
 
 
-def lengths() -> list[int]:
-    """`LENGTHS`, and both sides of every bound on the length of a list in tuning.py."""
-    bounds = [v for k, v in vars(tuning).items() if "_MOST" in k and type(v) is int]
-    sides = {n for bound in bounds for n in (bound, bound + 1)}
-    return sorted(sides.union(LENGTHS))
+def bounds() -> list[int]:
+    """The bounds on the length of a list in tuning.py: the largest blocks are there."""
+    return sorted({v for k, v in vars(tuning).items() if "_MOST" in k and type(v) is int})
 
 
 def cases() -> list[Case]:
-    """Every dtype and length, masked; the rest, one at a time, for a length of every way."""
-    found = [Case(dtype, n, masked=True) for n in lengths() for dtype in (*FLOATS, torch.int64)]
+    """Dtypes and lengths, masked; the rest, one at a time, for a length of every way."""
+    found = [Case(dtype, n, masked=True) for n in LENGTHS for dtype in (*FLOATS, torch.int64)]
+    found += [Case(dtype, n, masked=True) for n in bounds() for dtype in FLOATS[1:]]
     for n in LENGTHS:
         for dtype in (torch.float32, torch.float64):
             found += [Case(dtype, n, ties=ties) for ties in range(len(reference.TIES))]
@@ -518,12 +518,20 @@ def table(compiled: list[Compiled]) -> str:
     return "\n".join(lines)
 
 
-def _compile_task(task: tuple[Variant, str]) -> Compiled:
-    return compile_variant(*task)
+def _compile_task(task: tuple[Variant, str]) -> Compiled | str:
+    try:
+        return compile_variant(*task)
+    except CompilationError as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        of, target = task
+        last = str(cause).strip().splitlines()[-1]
+        return f"{target}, {of.name}, {of.label}: does not compile: {last}"
 
 
-def compile_all(tasks: list[tuple[Variant, str]], jobs: int) -> Iterator[Compiled]:
-    """All ``tasks``, in order, in processes of their own."""
+def compile_all(tasks: list[tuple[Variant, str]], jobs: int) -> Iterator[Compiled | str]:
+    """All ``tasks``, in order, in processes of their own; words for one that does not compile."""
     if jobs == 1:
         yield from map(_compile_task, tasks)
         return
@@ -555,16 +563,14 @@ def main(arguments: list[str] | None = None) -> int:
             compiled.append(c)
             if sys.stderr.isatty():
                 print(f"\r{len(compiled)} of {len(tasks)}", end="", file=sys.stderr)
-    complaints = [
-        f"- {c.target}, `{c.variant.name}`, {c.variant.label}: {finding}"
-        for c in compiled
-        for finding in c.findings
-    ]
+    made = [c for c in compiled if isinstance(c, Compiled)]
+    complaints = [f"- {c}" for c in compiled if isinstance(c, str)]
+    complaints += [f"- {c}: {finding}" for c in made for finding in c.findings]
     text = (
         "# Resources of the Triton kernels\n\n"
         f"By Triton {triton.__version__}, for {len(tasks)} variants: registers of a thread, bytes "
         "of a thread in local memory (spilled registers and arrays), bytes of a block in shared "
-        f"memory, and the longest compilation on one core.\n\n{table(compiled)}\n\n"
+        f"memory, and the longest compilation on one core.\n\n{table(made)}\n\n"
         "## Arithmetic\n\n" + ("\n".join(complaints) or _NOTHING) + "\n"
     )
     if options.out:

@@ -96,6 +96,15 @@ def crowded_kernel(x, y, out, BLOCK: tl.constexpr):
     tl.store(out + i, a * tl.sum(a, 0))
 
 
+@triton.jit
+def unequal_kernel(x, y, out, BLOCK: tl.constexpr):
+    """Two shapes of one name: the interpreter has nothing against it."""
+    i = tl.arange(0, BLOCK)
+    if tl.load(y) > 0:
+        i = tl.arange(0, 2 * BLOCK)
+    tl.store(out + i, tl.load(x + i))
+
+
 def compiled(kernel, dtype, target, *more, block=128, **options):
     x = torch.empty(2 * block, dtype=dtype, device="meta")
     options = {"BLOCK": block, **options}
@@ -329,3 +338,20 @@ def test_recording_ends_with_the_block():
     assert host.launch is before
     assert launches == [Launch(divided_kernel, (1, 2), {"BLOCK": 4})]
     assert launches[0].kernel is divided_kernel
+
+
+def test_the_command_writes_a_report(tmp_path, monkeypatch):
+    """Of one kernel, for one length; and what does not compile is a line of it, and a failure."""
+    monkeypatch.setattr(resources, "cases", lambda: [Case(torch.float32, 33, masked=True)])
+    out = tmp_path / "resources.md"
+    arguments = ["--targets", "sm_90", "--only", "positive_ranks_kernel", "--jobs", "1"]
+    assert resources.main([*arguments, "--out", str(out)]) == 0
+    assert f"By Triton {triton.__version__}, for 1 variants" in out.read_text()
+    assert "| `positive_ranks_kernel` | fp32, " in out.read_text()
+    assert resources._NOTHING in out.read_text()
+
+    x = torch.empty(64, device="meta")
+    broken = resources.variant(Launch(unequal_kernel, (x, x, x), {"BLOCK": 32}), "sm_90")
+    monkeypatch.setattr(resources, "variants", lambda cases, target: [broken])
+    assert resources.main([*arguments[:2], *arguments[4:], "--out", str(out)]) == 1
+    assert "- sm_90, unequal_kernel, fp32, BLOCK=32: does not compile: " in out.read_text()
