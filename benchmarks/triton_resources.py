@@ -518,7 +518,8 @@ def table(compiled: list[Compiled]) -> str:
     return "\n".join(lines)
 
 
-def _compile_task(task: tuple[Variant, str]) -> Compiled | str:
+def attempt(task: tuple[Variant, str]) -> Compiled | str:
+    """A variant compiled for a target, or words why it was not."""
     try:
         return compile_variant(*task)
     except CompilationError as error:
@@ -531,12 +532,12 @@ def _compile_task(task: tuple[Variant, str]) -> Compiled | str:
 
 
 def compile_all(tasks: list[tuple[Variant, str]], jobs: int) -> Iterator[Compiled | str]:
-    """All ``tasks``, in order, in processes of their own; words for one that does not compile."""
+    """All ``tasks``, in order, in processes of their own."""
     if jobs == 1:
-        yield from map(_compile_task, tasks)
+        yield from map(attempt, tasks)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_compile_task, tasks)
+        yield from pool.map(attempt, tasks)
 
 
 def main(arguments: list[str] | None = None) -> int:
