@@ -117,6 +117,11 @@ class Variant:
         return getattr(importlib.import_module(self.module), self.name)
 
     @property
+    def home(self) -> str:
+        """The name with that of the file: two files may have a kernel of one name."""
+        return f"{self.module.rpartition('.')[2]}.{self.name}"
+
+    @property
     def label(self) -> str:
         """The first pointer's type and the constants: what tells one row of the report apart."""
         first = next((t[1:] for _, t in self.signature if t.startswith("*")), "")
@@ -294,7 +299,7 @@ class Compiled:
     findings: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
-        name = f"{self.target}, {self.variant.name}, {self.variant.label}"
+        name = f"{self.target}, {self.variant.home}, {self.variant.label}"
         numbers = f"{self.registers} registers, {self.local} bytes local, {self.spills} spills"
         return f"{name}: {numbers}, {self.shared} bytes shared"
 
@@ -498,7 +503,7 @@ def table(compiled: list[Compiled]) -> str:
     targets = list(dict.fromkeys(c.target for c in compiled))
     rows: dict[tuple, dict[str, Compiled]] = {}
     for c in compiled:
-        row = rows.setdefault((c.variant.name, c.variant.label, c.variant.warps), {})
+        row = rows.setdefault((c.variant.home, c.variant.label, c.variant.warps), {})
         # Variants that no name tells apart share a row: the one that takes more stands for them.
         if c.target not in row or row[c.target].registers < c.registers:
             row[c.target] = c
@@ -528,7 +533,7 @@ def attempt(task: tuple[Variant, str]) -> Compiled | str:
             cause = cause.__cause__
         of, target = task
         last = str(cause).strip().splitlines()[-1]
-        return f"{target}, {of.name}, {of.label}: does not compile: {last}"
+        return f"{target}, {of.home}, {of.label}: does not compile: {last}"
 
 
 def compile_all(tasks: list[tuple[Variant, str]], jobs: int) -> Iterator[Compiled | str]:

@@ -202,7 +202,7 @@ def representatives(target, lengths):
             for launch in itertools.chain(*resources.launches_of(case).values()):
                 v = resources.variant(launch, target)
                 first = next(kind for _, kind in v.signature if kind.startswith("*"))
-                found[v.name, first] = v
+                found[v.module, v.name, first] = v
     return list(found.values())
 
 
@@ -328,7 +328,7 @@ def test_the_report_lists_what_was_compiled():
         -1
     ]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:3] == ["`divided_kernel`", "fp64, BLOCK=128", "4"]
+    assert cells[:3] == ["`test_triton_compiled.divided_kernel`", "fp64, BLOCK=128", "4"]
     assert cells[3:5] == [str(sound.registers), "0"]
     assert len(cells) == 9
 
@@ -350,11 +350,11 @@ def test_the_command_writes_a_report(tmp_path, monkeypatch):
     arguments = ["--targets", "sm_90", "--only", "positive_ranks_kernel", "--jobs", "1"]
     assert resources.main([*arguments, "--out", str(out)]) == 0
     assert f"By Triton {triton.__version__}, for 1 variants" in out.read_text()
-    assert "| `positive_ranks_kernel` | fp32, " in out.read_text()
+    assert "| `positives_list.positive_ranks_kernel` | fp32, " in out.read_text()
     assert resources._NOTHING in out.read_text()
 
     x = torch.empty(64, device="meta")
     broken = resources.variant(Launch(unequal_kernel, (x, x, x), {"BLOCK": 32}), "sm_90")
     monkeypatch.setattr(resources, "variants", lambda cases, target: [broken])
     assert resources.main([*arguments[:2], *arguments[4:], "--out", str(out)]) == 1
-    assert "- sm_90, unequal_kernel, fp32, BLOCK=32: does not compile: " in out.read_text()
+    assert "unequal_kernel, fp32, BLOCK=32: does not compile: " in out.read_text()
