@@ -6,7 +6,7 @@ the binary version or in the Python version that torchvision downloads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,11 +190,16 @@ def binary(
         both = [source.classes[c] for c in negative if c in positive]
         raise ValueError(f"binary: negatives and positives must differ, got {both} in both")
 
-    pools = {
-        c: _hold_out(source, c, validation_per_class, seed, split_seed)
-        for c in (*negative, *positive)
-    }
-    taken = {c: 9 * len(pools[c][1]) // 10 for c in negative}
+    groups = (negative, positive)
+    images_of = _by_class(source.labels, len(source.classes))
+    test_images_of = _by_class(source.test_labels, len(source.classes))
+    held_out, pool = {}, {}
+    for c in (*negative, *positive):
+        _require(source, c, len(images_of[c]), validation_per_class + 1)
+        held_out[c], pool[c] = _hold_out(
+            images_of[c], validation_per_class, f"{source.name} {c}", seed, split_seed
+        )
+    taken = {c: 9 * len(pool[c]) // 10 for c in negative}
     n_positive = sum(taken.values()) // ratio
     if not n_positive:
         raise ValueError(
@@ -203,26 +208,20 @@ def binary(
     each, rest = divmod(n_positive, len(positive))
     taken |= {c: each + (k < rest) for k, c in enumerate(positive)}
     for c in positive:
-        _require(source, c, validation_per_class + taken[c])
+        _require(source, c, len(images_of[c]), validation_per_class + taken[c])
+    names = tuple("+".join(source.classes[c] for c in group) for group in groups)
 
-    names = tuple("+".join(source.classes[c] for c in group) for group in (negative, positive))
-    groups = (negative, positive)
-
-    def split(images: Tensor, chosen: dict[int, Tensor]) -> Split:
-        indices = torch.cat([chosen[c] for group in groups for c in group])
-        targets = torch.cat(
-            [
-                torch.full((sum(len(chosen[c]) for c in group),), group is positive)
-                for group in groups
-            ]
-        )
+    def split(images: Tensor, chosen: Mapping[int, Tensor] | Sequence[Tensor]) -> Split:
+        negatives, positives = (torch.cat([chosen[c] for c in group]) for group in groups)
+        indices = torch.cat([negatives, positives])
+        targets = torch.arange(len(indices)) >= len(negatives)
         return Split(images[indices], targets, names, indices)
 
     return Data(
         f"{source.name}: {names[0]} against {names[1]}, {ratio} : 1",
-        split(source.images, {c: pools[c][1][: taken[c]] for c in pools}),
-        split(source.images, {c: pools[c][0] for c in pools}),
-        split(source.test_images, {c: _places(source.test_labels, c) for c in pools}),
+        split(source.images, {c: pool[c][:n] for c, n in taken.items()}),
+        split(source.images, held_out),
+        split(source.test_images, test_images_of),
         MEAN,
         STD,
         Augmentation(pad=4),
@@ -282,12 +281,16 @@ def long_tailed(
         validation_per_class = source.validation_per_class
     integer("long_tailed", "validation_per_class", validation_per_class, 0)
     n = len(source.classes)
-    available = torch.bincount(source.labels, minlength=n).tolist()
-    published = long_tail_counts(max(available), n, imbalance)
+    images_of = _by_class(source.labels, n)
+    largest = max(map(len, images_of))
+    published = long_tail_counts(largest, n, imbalance)
     train, validation = [], []
-    for c, count in enumerate(published):
-        _require(source, c, min(count + validation_per_class, max(available)))
-        held_out, pool = _hold_out(source, c, validation_per_class, seed, split_seed)
+    for c, (images, count) in enumerate(zip(images_of, published, strict=True)):
+        needed = max(min(count + validation_per_class, largest), validation_per_class + 1)
+        _require(source, c, len(images), needed)
+        held_out, pool = _hold_out(
+            images, validation_per_class, f"{source.name} {c}", seed, split_seed
+        )
         train.append(pool[:count])
         validation.append(held_out)
 
@@ -295,12 +298,11 @@ def long_tailed(
         indices = torch.cat(chosen)
         return Split(images[indices], labels[indices], source.classes, indices)
 
-    test = [_places(source.test_labels, c) for c in range(n)]
     return Data(
         f"LT-{source.name.replace('-', '')}, imbalance {imbalance:g}",
         split(source.images, source.labels, train),
         split(source.images, source.labels, validation),
-        split(source.test_images, source.test_labels, test),
+        split(source.test_images, source.test_labels, _by_class(source.test_labels, n)),
         MEAN,
         STD,
         Augmentation(pad=4),
@@ -331,22 +333,22 @@ def _classes(argument: str, asked: Sequence[int | str], source: Source) -> tuple
     return tuple(indices)
 
 
-def _places(labels: Tensor, c: int) -> Tensor:
-    return (labels == c).nonzero().flatten()
+def _by_class(labels: Tensor, classes: int) -> Sequence[Tensor]:
+    """For each class, which images are of it, in their order."""
+    order = labels.argsort(stable=True)
+    return order.split(torch.bincount(labels, minlength=classes).tolist())
 
 
 def _hold_out(
-    source: Source, c: int, validation: int, seed: int, split_seed: int
+    images: Tensor, validation: int, purpose: str, seed: int, split_seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The validation images of class c, and the others in the order in which they are drawn."""
-    _require(source, c, validation + 1)
-    order = shuffled(_places(source.labels, c), f"{source.name} {c} validation", split_seed)
+    """Validation images of a class, and the others in the order in which they are drawn."""
+    order = shuffled(images, f"{purpose} validation", split_seed)
     rest = order[validation:].sort().values
-    return order[:validation], shuffled(rest, f"{source.name} {c} training", seed)
+    return order[:validation], shuffled(rest, f"{purpose} training", seed)
 
 
-def _require(source: Source, c: int, needed: int) -> None:
-    found = int((source.labels == c).sum())
+def _require(source: Source, c: int, found: int, needed: int) -> None:
     if found < needed:
         raise DataError(
             f"{source.name}: {needed:,} training images of class {c} ({source.classes[c]}) are "
