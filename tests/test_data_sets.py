@@ -873,12 +873,17 @@ def test_augmenting_changes_no_input_and_checks_shapes():
             augment(*bad)
 
 
-def test_augmenting_compiles_to_one_graph():
-    augment = Augmentation(2, flip=True)
+def test_preparation_compiles_to_one_graph(sources):
+    augment, normalise = Augmentation(2, flip=True), binary(sources[10]).normalise
     images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     numbers = augment.draw(4, torch.Generator())
-    compiled = torch.compile(augment.__call__, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(images, numbers), augment(images, numbers))
+
+    def prepare(images, numbers):
+        return normalise(augment(images, numbers))
+
+    compiled = torch.compile(prepare, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        assert torch.equal(compiled(images, numbers), prepare(images, numbers))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ class MissingDataError(DataError):
     """Files of a data set are not there; the message says where to get them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Images of one split and what they show.
 
@@ -56,7 +55,7 @@ class Split:
         return replace(self, images=self.images.to(device), targets=self.targets.to(device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """Three disjoint splits, and how their images are to be prepared.
 
@@ -74,6 +73,9 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+    _constants: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(images / 255 - mean) / std`` of ``(n, channels, height, width)``, on their device.
@@ -81,8 +83,18 @@ class Data:
         Computed in float32 as ``(images - 255 mean) / (255 std)``, each step rounded by itself:
         with equal bits on every device.
         """
-        centre, spread = (_per_channel(values, images.device) for values in (self.mean, self.std))
+        centre, spread = self._constants_on(images.device)
         return ((images.float() - centre) / spread).to(dtype)
+
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of each channel ``255 mean`` and ``255 std``, copied to the device once."""
+        if device not in self._constants:
+            # Tensors: a GPU divides by a Python number inexactly, by multiplying.
+            self._constants[device] = tuple(
+                torch.tensor([255 * value for value in values], device=device).view(1, -1, 1, 1)
+                for values in (self.mean, self.std)
+            )
+        return self._constants[device]
 
     def to(self, device: torch.device | str) -> Data:
         """All splits on ``device``."""
@@ -106,12 +118,6 @@ class Data:
             counts = zip(split.counts, split.names, strict=True)
             lines.append(f"  {name:<10} " + ", ".join(f"{n:,} {label}" for n, label in counts))
         return "\n".join(lines)
-
-
-@lru_cache
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # Kept on the device, and a tensor: a GPU divides by a Python number inexactly, as a product.
-    return torch.tensor([255 * value for value in values], device=device).view(1, -1, 1, 1)
 
 
 def data_folder() -> Path:

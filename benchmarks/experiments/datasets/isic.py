@@ -123,7 +123,7 @@ def dermoscopy(
         return Split(images[rows[name]], targets, NAMES, rows[name])
 
     return Data(
-        f"{folder.name}: benign against malignant, {size} px"
+        f"{folder.resolve().name}: benign against malignant, {size} px"
         + (f", {ratio} : 1" if ratio else ", all images"),
         *map(split, SPLITS),
         MEAN,
@@ -255,7 +255,7 @@ def decode(folder: Path, names: Sequence[str], size: int, cache: Path | None = C
         return torch.from_numpy(np.concatenate([*_decoded(paths, size)]))
 
     key = fingerprint({"decoder": DECODER, "size": size, "names": list(names), "lengths": lengths})
-    target = Path(cache) / f"{folder.name}-{size}px-{key[:16]}.npy"
+    target = Path(cache) / f"{folder.resolve().name}-{size}px-{key[:16]}.npy"
     images = _cached(target, shape)
     if images is None:
         _write(target, shape, _decoded(paths, size))
