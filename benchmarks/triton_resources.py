@@ -30,6 +30,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import triton
+from rankreg_ext.triton_kernels import host, tuning
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
@@ -38,7 +39,6 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from rankreg_ext import _ops, reference
-from rankreg_ext.triton_kernels import host, tuning
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -616,8 +616,8 @@ def test_check_goes_on_after_a_failure_and_reports_it_last(check, tmp_path):
     words = {name: line.split()[0] for name, line in done.table.items()}
     assert words == {
         "stage": "result", "environment": "ok", "build": "ok", "tests": "ok", "streams": "FAILED",
-        "triton": "FAILED", "bench": "ok", "memcheck": "unavailable", "racecheck": "unavailable", "ncu": "unavailable",
-        "report": "ok",
+        "triton": "FAILED", "bench": "ok", "memcheck": "unavailable", "racecheck": "unavailable",
+        "ncu": "unavailable", "report": "ok",
     }  # fmt: skip
     assert done.table["tests"].endswith("5 passed in 1s")
     assert done.table["streams"].endswith("1 failed, 2 passed in 3s")

@@ -14,12 +14,12 @@ import torch
 triton = pytest.importorskip("triton", reason="needs Triton, though no GPU")
 
 import triton.language as tl  # noqa: E402
+from rankreg_ext.triton_kernels import host  # noqa: E402
+from rankreg_ext.triton_kernels.common import divide, perturb, read_lam  # noqa: E402
 
 from benchmarks import triton_resources as resources  # noqa: E402
 from benchmarks.triton_resources import Case, Launch  # noqa: E402
 from rankreg_ext import reference  # noqa: E402
-from rankreg_ext.triton_kernels import host  # noqa: E402
-from rankreg_ext.triton_kernels.common import divide, perturb, read_lam  # noqa: E402
 
 # What every block has without asking for more; gfx942 has 64 KiB in all.
 MOST_SHARED = 48 * 1024

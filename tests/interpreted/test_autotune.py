@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
-from rankreg_ext import _ops
 from rankreg_ext.triton_kernels import autotune, rank, tuning
 from rankreg_ext.triton_kernels.autotune import Setting, Work
+
+from rankreg_ext import _ops
 
 OPERATIONS = ("rank", "blackbox_rank_backward", "positive_ranks", "positive_ranks_backward",
               "rankreg_loss", "rankreg_loss_backward")  # fmt: skip

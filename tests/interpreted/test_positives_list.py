@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rankreg_ext.triton_kernels import host, loss_sum, positive_ranks, rankreg_loss, tuning
 from samples import FLOATS, LAYOUTS, Case, assert_equal, cases, laid_out, sprinkle, values_of
 
 from rankreg_ext import _ops
-from rankreg_ext.triton_kernels import host, loss_sum, positive_ranks, rankreg_loss, tuning
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on overflow
 
