@@ -8,6 +8,7 @@
 #   build        _C and _C_cuda in place, unless they are there and usable
 #   tests        pytest -m gpu
 #   streams      streams, CUDA graphs, waiting and memory, in one process
+#   triton       the tests of both kinds on the kernels in Triton
 #   bench        benchmarks, quick selection
 #   memcheck     compute-sanitizer on small inputs
 #   racecheck    likewise
@@ -26,8 +27,8 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
-STAGES=(environment build tests streams bench memcheck racecheck ncu report)
-declare -A LIMIT=([environment]=40 [build]=300 [tests]=200 [streams]=75 [bench]=180 [memcheck]=70
+STAGES=(environment build tests streams triton bench memcheck racecheck ncu report)
+declare -A LIMIT=([environment]=40 [build]=300 [tests]=200 [streams]=75 [triton]=120 [bench]=180 [memcheck]=70
                   [racecheck]=70 [ncu]=50 [report]=30)
 
 PYTHON=${PYTHON:-python3}
@@ -146,11 +147,31 @@ stage_tests() {
   # Only files that have such tests: others may import what is not installed.
   local files jobs=()
   mapfile -t files < <(grep -lE 'mark\.gpu|BACKENDS|import .*CUDA' tests/test_*.py)
-  if "$PYTHON" -c 'import xdist' 2>/dev/null; then
-    jobs=(-n "$(($(nproc) < 6 ? $(nproc) : 6))")
-  fi
+  mapfile -t jobs < <(jobs_of_pytest)
   OMP_NUM_THREADS=2 run_pytest "$PYTHON" -m pytest "${jobs[@]}" --durations=5 \
-    -k "not (test_gpu and ($IN_ONE_PROCESS))" "${files[@]}"
+    -k "not triton and not (test_gpu and ($IN_ONE_PROCESS))" "${files[@]}"
+}
+
+# Arguments for several processes, where pytest can.
+jobs_of_pytest() {
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then
+    printf '%s\n' -n "$(($(nproc) < 6 ? $(nproc) : 6))"
+  fi
+}
+
+stage_triton() {
+  local reason jobs notes
+  reason=$("$PYTHON" -c 'from rankreg_ext import _backend as b; print(b.usable("triton") or "")')
+  [[ -z $reason ]] || { note "$reason" && return 77; }
+  # In several processes first: that fills the cache of compiled kernels, too.
+  mapfile -t jobs < <(jobs_of_pytest)
+  run_pytest "$PYTHON" -m pytest "${jobs[@]}" --durations=5 -k "triton and not ($IN_ONE_PROCESS)" \
+    tests/test_gpu_triton.py tests/test_backends_agree.py tests/test_registration.py || return
+  notes=$(cat "$NOTE")
+  run_pytest "$PYTHON" -m pytest -k "$IN_ONE_PROCESS" tests/test_gpu_triton.py
+  local status=$?
+  note "$notes; $(cat "$NOTE")"
+  return "$status"
 }
 
 stage_streams() {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import rankreg_ext
-from rankreg_ext import reference
+from rankreg_ext import _backend, reference, use_backend
 
 from . import baselines as b
 from .cases import Case
@@ -26,6 +26,7 @@ from .training import Trainer
 
 OURS = "rankreg_ext"
 OURS_NUMPY = "rankreg_ext.arrays"
+OURS_TRITON = "rankreg_ext.triton"
 COMPILED = "+compile"
 
 
@@ -45,7 +46,7 @@ arrays = optional("rankreg_ext.arrays")
 
 
 def is_ours(name: str) -> bool:
-    return name in (OURS, OURS_NUMPY)
+    return name.removesuffix(COMPILED) in (OURS, OURS_NUMPY, OURS_TRITON)
 
 
 def _as_is(*inputs: Any) -> tuple:
@@ -92,7 +93,8 @@ TORCH_RANKS = {"double_argsort": b.double_argsort, "argsort_scatter": b.argsort_
 
 
 def ours(call: Callable, prepare: Callable = _as_is, **facts: Any) -> Provider:
-    return Provider(OURS, call, prepare, **{"exact_ties": True, "limit": UNLIMITED, **facts})
+    facts = {"name": OURS, "exact_ties": True, "limit": UNLIMITED, **facts}
+    return Provider(call=call, prepare=prepare, **facts)
 
 
 def _ours_numpy(call: Callable) -> Provider:
@@ -106,13 +108,37 @@ def _numpy(name: str, call: Callable, prepare: Callable | None = None, **facts: 
 
 
 @cache
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=False)
+def _compiled(function: Callable, fullgraph: bool) -> Callable:
+    return torch.compile(function, dynamic=False, fullgraph=fullgraph)
 
 
-def compiled(function: Callable) -> Callable:
+def compiled(function: Callable, fullgraph: bool = False) -> Callable:
     """The same under ``torch.compile``, which is loaded by the first call."""
-    return lambda *arguments: _compiled(function)(*arguments)
+    return lambda *arguments: _compiled(function, fullgraph)(*arguments)
+
+
+def _ours_compiled(call: Callable, prepare: Callable) -> Provider:
+    """A whole step, whose forward and backward inductor compiles; our ops are parts of its graph.
+
+    The same function must not serve two back-ends: code is compiled for the one asked for.
+    """
+    return ours(call, prepare, devices=CUDA, name=OURS + COMPILED, note="the step under compile")
+
+
+def _in_triton(provider: Provider) -> Provider:
+    """The same with the kernels in Triton. Choosing them costs a microsecond of the host's time."""
+
+    def within(function: Callable) -> Callable:
+        def call(*arguments: Any) -> Any:
+            with use_backend("triton"):
+                return function(*arguments)
+
+        return call
+
+    name = OURS_TRITON + provider.name.removeprefix(OURS)
+    return replace(
+        provider, name=name, call=within(provider.call), prepare=within(provider.prepare)
+    )
 
 
 def _arrays(*inputs: Tensor) -> tuple:
@@ -247,12 +273,17 @@ def _backward_by(rank: Callable) -> Callable:
     return backward
 
 
+def _blackbox_rank(x: Tensor) -> Tensor:
+    return rankreg_ext.blackbox_rank(x, b.LAM)
+
+
 def _blackbox_step_providers() -> list[Provider]:
     def plain(rank: Callable) -> Callable:
         return lambda x: b.BlackboxRanker.apply(x, rank)
 
     providers = [
-        ours(partial(_step, lambda x: rankreg_ext.blackbox_rank(x, b.LAM)), _leaf_and_gradient),
+        ours(partial(_step, _blackbox_rank), _leaf_and_gradient),
+        _ours_compiled(partial(_step, compiled(_blackbox_rank, True)), _leaf_and_gradient),
         *(
             Provider(name, partial(_step, plain(rank)), _leaf_and_gradient)
             for name, rank in TORCH_RANKS.items()
@@ -320,7 +351,8 @@ def _by_rank(call: Callable[[Callable], Callable], prepare: Callable = _as_is) -
     ]
 
 
-_loss = partial(rankreg_ext.rankreg_loss, lam=b.LOSS_LAM)
+def _loss(x: Tensor, positives: Tensor) -> Tensor:
+    return rankreg_ext.rankreg_loss(x, positives, lam=b.LOSS_LAM)
 
 
 def _loss_providers() -> list[Provider]:
@@ -362,6 +394,7 @@ def _loss_step_providers() -> list[Provider]:
 
     return [
         ours(partial(step, _loss), _leaf),
+        _ours_compiled(partial(step, compiled(_loss, True)), _leaf),
         Provider("searchsorted", partial(step, _plain_loss(None)), _leaf, exact_ties=True),
         *_by_rank(lambda loss: partial(step, loss), _leaf),
     ]
@@ -406,4 +439,6 @@ def providers_of(case: Case, wanted: tuple[str, ...] = (), device: str = "cpu") 
         found = _training_providers(case)
     else:
         found = PROVIDERS[case.op]()
+        if device == "cuda" and _backend.usable("triton") is None:
+            found += [_in_triton(p) for p in found if p.name.removesuffix(COMPILED) == OURS]
     return [p for p in found if p.takes(case, device) and (not wanted or p.name in wanted)]

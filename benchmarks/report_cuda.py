@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .cases import CUDA_TARGETS, Case, CudaTarget
 from .compare import geometric_mean
-from .providers import COMPILED, OURS
+from .providers import COMPILED, OURS, OURS_TRITON
 from .report import Results, Row, is_peer, number, short, table
 
 # Columns of the tables; those compiled are taken together, since either may be the better one.
@@ -165,6 +165,37 @@ def eager_table(results: Results, device: str) -> str:
     return table(header, lines)
 
 
+def forms_table(results: Results, device: str) -> str:
+    """Our kernels in CUDA C++ and in Triton: device time, eager calls, and steps under compile."""
+
+    def us(found: dict[str, Row], mode: str, key: str = "ns_p50") -> str:
+        return number(found[mode][key] / 1e3) if mode in found else ""
+
+    header = ["case", "device, us", "in Triton", "ratio", "eager, us", "in Triton", "host, us"]
+    header += ["in Triton", "compiled, us", "in Triton"]
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in _rows(results, device)):
+        native, triton = (modes(results, case, device, name) for name in (OURS, OURS_TRITON))
+        if not native or not triton:
+            continue
+        ratio = ""
+        if "graph" in native and "graph" in triton:
+            value = triton["graph"]["ns_p50"] / native["graph"]["ns_p50"]
+            ratio = f"{number(value)}x" if value >= 1 else f"**{number(value)}x**"
+        compiled = [
+            us(modes(results, case, device, name + COMPILED), "call")
+            for name in (OURS, OURS_TRITON)
+        ]
+        both = [
+            us(found, *key)
+            for key in (("call",), ("call", "host_ns_p50"))
+            for found in (native, triton)
+        ]
+        line = [f"`{case}`", us(native, "graph"), us(triton, "graph"), ratio, *both, *compiled]
+        lines.append(line)
+    return table(header, lines)
+
+
 def summary_table(results: Results, device: str) -> str:
     """Per op: geometric mean, and range, of the rivals' device time over ours."""
     by_op: dict[str, dict[str, list[float]]] = {}
@@ -210,6 +241,11 @@ def facts(run: Row) -> str:
   {run["date"]}"""
 
 
+FORMS = """\
+Of each pair of columns the first is CUDA C++. A ratio below 1, bold: Triton is faster. Eager times
+are those of one call after another, device and host at once; the host's share stands beside them.
+Compiled: the whole step, forward and backward, by inductor."""
+
 NOTES = """\
 Times are medians; a ratio is the other's time over ours: above 1 we are faster; bold, we are not.
 Device time is that of calls replayed from a CUDA graph. With a star: no graph can be made, since
@@ -229,6 +265,8 @@ def write_report(results: Results, out: Path) -> str:
         parts += ["### Device time, by op", "", summary_table(results, device), ""]
         parts += ["### Device time", "", device_table(results, device), ""]
         parts += ["### Eager calls", "", eager_table(results, device), ""]
+        if any(row["provider"] == OURS_TRITON for row in found):
+            parts += ["### CUDA C++ and Triton", "", FORMS, "", forms_table(results, device), ""]
     reasons = {(r["provider"], r["op"], r["why_no_graph"]) for r in results.rows}
     reasons = sorted(reason for reason in reasons if reason[2])
     if reasons:

@@ -116,9 +116,29 @@ def load_native() -> ModuleType | None:
         # Not through usable(), which asks for a device: at import that would keep a process from
         # forking. Loading the library registers its kernels, and touches no device.
         _load_cuda()
-    # An explicit request is looked into now: within torch.compile nothing can be imported.
-    usable(_default or "auto")
+    # An explicit request is looked into now: within torch.compile nothing can be imported. Not
+    # Triton, which is tried out on the device.
+    if _default not in (None, "triton"):
+        usable(_default)
     return _native
+
+
+def devices(backend: str) -> tuple[str, ...]:
+    """The types of device whose tensors a back-end takes; of "cpu", "cuda" and "triton"."""
+    if backend == "triton":
+        return ("cpu", "cuda", "xpu") if _interpreted() else ("cuda", "xpu")
+    return (backend,)
+
+
+def devices_without_native_kernels() -> tuple[str, ...]:
+    """The types of device that Triton serves, as far as it can."""
+    has_cuda = torch.version.cuda is not None and _load_cuda()[0] is not None
+    return ("xpu",) if has_cuda else ("cuda", "xpu")
+
+
+def served_by_triton(device: str) -> bool:
+    """Whether tensors on this type of device go to Triton without being asked to."""
+    return device in devices_without_native_kernels() and usable("triton") is None
 
 
 @cache
@@ -174,6 +194,7 @@ def _check_name(what: str, name: str) -> str:
     return name
 
 
+@torch.compiler.assume_constant_result
 def _why_not(backend: str) -> str | None:
     global _native
     if backend == "cpu":
@@ -187,12 +208,19 @@ def _why_not(backend: str) -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed"
     try:
-        from . import triton_kernels
+        triton_kernels = importlib.import_module(f"{__package__}.triton_kernels")
     except ImportError as error:
         return f"rankreg_ext.triton_kernels cannot be imported: {error}"
-    if not triton_kernels.KERNELS:
-        return f"rankreg_ext {__version__} has no Triton kernels"
-    return no_device
+    if _interpreted():
+        return None
+    if not torch.cuda.is_available() and not torch.xpu.is_available():
+        return "torch finds no GPU"
+    return triton_kernels.try_out("cuda" if torch.cuda.is_available() else "xpu")
+
+
+def _interpreted() -> bool:
+    """Whether Triton interprets kernels in Python, which it also does for tensors of the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache

@@ -1,8 +1,10 @@
 """Registered operators: schemas, fakes, autograd and vmap rules of every op, in one place.
 
 The only module that touches ``torch.ops.rankreg_ext``. Every op works on lists along the last
-dimension. C++ implements the ops for one device each; where no native kernel is loaded the
-dispatcher falls back to :mod:`rankreg_ext.reference`, so an op always exists.
+dimension. C++ implements the ops for one device each; on a GPU without such a library Triton does,
+and where no kernel can be had the dispatcher falls back to :mod:`rankreg_ext.reference`, so an op
+always exists. ``torch.ops.rankreg_ext_triton`` has the same ops in Triton alone, for
+``use_backend("triton")``.
 
 ``lam`` travels as a float, or as a 0-dim tensor in ``lam_tensor``, which then takes precedence and
 is never read on the host. ``ties``, ``normalize`` and ``reduction`` are indices into the tuples
@@ -11,11 +13,13 @@ below.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
-from . import _backend, reference
+from . import _backend, _triton, reference
 from .reference import TIES, compute_dtype, rank_dtype
 
 NORMALIZE = ("none", "length")
@@ -41,23 +45,7 @@ _SCHEMAS = (
     f"{_LOSS}) -> Tensor",
 )
 
-_library = torch.library.Library("rankreg_ext", "DEF")
-for _schema in _SCHEMAS:
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-_backend.load_native()
-
-ops = torch.ops.rankreg_ext
-
-
-def call(name: str, *args):
-    """Op ``name``, differentiable in every context but the eager hot path (see functional.py).
-
-    The dispatcher's autograd rules do not compose with ``torch.func``; an ``autograd.Function`` of
-    the same rule does.
-    """
-    if _are_functorch_transforms_active() and not torch.compiler.is_compiling():
-        return FUNCTIONS[name].apply(*args)
-    return getattr(ops, name)(*args)
+NAMES = tuple(schema.split("(")[0] for schema in _SCHEMAS)
 
 
 # --- fallback on every device without a kernel of its own -----------------------------------------
@@ -155,7 +143,7 @@ def _fake_gradient(grad, x, *args):
     return x.new_empty(x.shape)
 
 
-# --- autograd -------------------------------------------------------------------------------------
+# --- autograd: backward rules, called with the ops of the set they belong to ----------------------
 
 
 def _keep(*tensors: int):
@@ -170,7 +158,7 @@ def _keep(*tensors: int):
     return setup_context
 
 
-def _blackbox_rank_autograd(ctx, grad):
+def _blackbox_rank_autograd(call, ctx, grad):
     _, lam, _, descending, ties, _ = ctx.inputs
     x, lam_tensor, where, ranks = ctx.saved_tensors
     gradient = call(
@@ -179,7 +167,7 @@ def _blackbox_rank_autograd(ctx, grad):
     return gradient, None, None, None, None, None
 
 
-def _positive_ranks_autograd(ctx, grad):
+def _positive_ranks_autograd(call, ctx, grad):
     lam = ctx.inputs[2]
     scores, positives, lam_tensor, where, ranks = ctx.saved_tensors
     gradient = call(
@@ -188,7 +176,7 @@ def _positive_ranks_autograd(ctx, grad):
     return gradient, None, None, None, None
 
 
-def _rankreg_loss_autograd(ctx, grad, _):
+def _rankreg_loss_autograd(call, ctx, grad, _):
     _, _, lam, _, power, normalize, _, _ = ctx.inputs
     scores, positives, lam_tensor, where, state = ctx.saved_tensors
     gradient = call(
@@ -206,7 +194,7 @@ def _rankreg_loss_autograd(ctx, grad, _):
     return gradient, None, None, None, None, None, None, None
 
 
-def _no_second_derivative(ctx, *_):
+def _no_second_derivative(call, ctx, *_):
     raise RuntimeError(reference.NO_SECOND_DERIVATIVE)
 
 
@@ -214,22 +202,25 @@ def _keep_nothing(ctx, inputs, output):
     pass
 
 
-def _function(name: str, backward, setup_context) -> type[torch.autograd.Function]:
-    op = getattr(ops, name).default
-    rules = {"forward": lambda *args: op(*args), "setup_context": setup_context}
-    rules = {key: staticmethod(rule) for key, rule in (*rules.items(), ("backward", backward))}
-    return type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **rules})
+# Backward and setup_context of every op with a floating-point result but `rank`.
+_AUTOGRAD = {
+    "blackbox_rank": (_blackbox_rank_autograd, _keep(0, 2, 5)),
+    "blackbox_rank_backward": (_no_second_derivative, _keep_nothing),
+    "positive_ranks": (_positive_ranks_autograd, _keep(0, 1, 3, 4)),
+    "positive_ranks_backward": (_no_second_derivative, _keep_nothing),
+    "rankreg_loss": (_rankreg_loss_autograd, _keep(0, 1, 3, 6)),
+    "rankreg_loss_backward": (_no_second_derivative, _keep_nothing),
+}
 
 
 # --- vmap: the mapped dimension becomes one more batch dimension in front -------------------------
 
 
-def _vmap(name: str):
+def _vmap(op, name: str, rankreg_loss):
     """The rule of op ``name``: mapped tensors get the new dimension in front, others expand to it.
 
     A mapped ``lam_tensor`` would need one lam per list, which no kernel has: that case is a loop.
     """
-    op = getattr(ops, name).default
     names = [argument.name for argument in op._schema.arguments]
     lam_at = names.index("lam_tensor") if "lam_tensor" in names else None
 
@@ -253,7 +244,7 @@ def _vmap(name: str):
             for i, (a, d) in enumerate(zip(args, in_dims, strict=True))
         ]
         if name == "rankreg_loss":
-            return _rankreg_loss_mapped(*args), (0, 0)
+            return _rankreg_loss_mapped(rankreg_loss, *args), (0, 0)
         if name == "rankreg_loss_backward":  # one upstream value for all lists of an example
             lists = args[1].shape[:-1]
             args[0] = args[0].reshape(size, *[1] * (len(lists) - args[0].dim()), *args[0].shape[1:])
@@ -267,11 +258,12 @@ def _front(x: Tensor, dim: int | None, size: int) -> Tensor:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-def _rankreg_loss_mapped(scores, positives, lam, lam_tensor, power, normalize, where, reduction):
+def _rankreg_loss_mapped(
+    op, scores, positives, lam, lam_tensor, power, normalize, where, reduction
+):
     """Lists ``(size, ..., n)``, reduced within each of the ``size`` examples."""
     none = REDUCTION.index("none")
-    args = (lam, lam_tensor, power, normalize, where, none)
-    losses, state = ops.rankreg_loss(scores, positives, *args)
+    losses, state = op(scores, positives, lam, lam_tensor, power, normalize, where, none)
     if reduction == none or losses.dim() == 1:
         return losses, state
     lists = tuple(range(1, losses.dim()))
@@ -305,23 +297,62 @@ _FAKES = (
     _fake_rankreg_loss,
     _fake_gradient,
 )
-# Backward and setup_context of every op with a floating-point result but `rank`.
-_AUTOGRAD = {
-    "blackbox_rank": (_blackbox_rank_autograd, _keep(0, 2, 5)),
-    "blackbox_rank_backward": (_no_second_derivative, _keep_nothing),
-    "positive_ranks": (_positive_ranks_autograd, _keep(0, 1, 3, 4)),
-    "positive_ranks_backward": (_no_second_derivative, _keep_nothing),
-    "rankreg_loss": (_rankreg_loss_autograd, _keep(0, 1, 3, 6)),
-    "rankreg_loss_backward": (_no_second_derivative, _keep_nothing),
-}
-FUNCTIONS = {name: _function(name, *rules) for name, rules in _AUTOGRAD.items()}
 
-for _fallback, _fake in zip(_FALLBACKS, _FAKES, strict=True):
-    _name = _fallback.__name__[1:]
-    _qualified = f"rankreg_ext::{_name}"
-    _library.impl(_name, _fallback, "CompositeExplicitAutograd")
-    torch.library.register_fake(_qualified, _fake, lib=_library)
-    torch.library.register_vmap(_qualified, _vmap(_name), lib=_library)
-    if _name in _AUTOGRAD:
-        _backward, _setup = _AUTOGRAD[_name]
-        torch.library.register_autograd(_qualified, _backward, setup_context=_setup, lib=_library)
+
+class OpSet:
+    """The ops of one namespace, with every rule; kernels are added to ``library``."""
+
+    def __init__(self, namespace: str):
+        self.namespace = namespace
+        self.library = torch.library.Library(namespace, "DEF")
+        for schema in _SCHEMAS:
+            self.library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        self.ops = getattr(torch.ops, namespace)
+        self.functions = {}
+        for name, fake in zip(NAMES, _FAKES, strict=True):
+            qualified, op = f"{namespace}::{name}", getattr(self.ops, name).default
+            torch.library.register_fake(qualified, fake, lib=self.library)
+            vmap = _vmap(op, name, self.ops.rankreg_loss.default)
+            torch.library.register_vmap(qualified, vmap, lib=self.library)
+            if name in _AUTOGRAD:
+                backward, setup_context = _AUTOGRAD[name]
+                backward = partial(backward, self.call)
+                torch.library.register_autograd(
+                    qualified, backward, setup_context=setup_context, lib=self.library
+                )
+                self.functions[name] = _function(op, backward, setup_context)
+
+    def call(self, name: str, *args):
+        """Op ``name``, differentiable in every context but the eager hot path (functional.py).
+
+        The dispatcher's autograd rules do not compose with ``torch.func``; an ``autograd.Function``
+        of the same rule does.
+        """
+        if _are_functorch_transforms_active() and not torch.compiler.is_compiling():
+            return self.functions[name].apply(*args)
+        return getattr(self.ops, name)(*args)
+
+
+def _function(op, backward, setup_context) -> type[torch.autograd.Function]:
+    rules = {
+        "forward": lambda *args: op(*args),
+        "backward": backward,
+        "setup_context": setup_context,
+    }
+    rules = {key: staticmethod(rule) for key, rule in rules.items()}
+    name = op._schema.name.split("::")[1]
+    return type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **rules})
+
+
+# The best kernels that there are for a device, and those in Triton.
+BEST, TRITON = OpSet("rankreg_ext"), OpSet("rankreg_ext_triton")
+ops = BEST.ops
+_backend.load_native()
+
+for _name, _fallback in zip(NAMES, _FALLBACKS, strict=True):
+    BEST.library.impl(_name, _fallback, "CompositeExplicitAutograd")
+    for _device in _backend.devices_without_native_kernels():
+        BEST.library.impl(_name, _triton.kernel_or(_name, _fallback), _device.upper())
+    TRITON.library.impl(_name, _triton.kernel(_name, _fallback), "CompositeExplicitAutograd")
+    _triton.make_visible(BEST, _name, _backend.served_by_triton)
+    _triton.make_visible(TRITON, _name, lambda device: True)

@@ -16,13 +16,17 @@ from torch._C._functorch import unwrap_if_dead
 
 from . import _backend, _ops, _validate, reference
 
-_DEVICE_OF_BACKEND = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
-_rank_op = _ops.ops.rank.default
-_blackbox_rank_backward_op = _ops.ops.blackbox_rank_backward.default
-_positive_ranks_op = _ops.ops.positive_ranks.default
-_positive_ranks_backward_op = _ops.ops.positive_ranks_backward.default
-_rankreg_loss_op = _ops.ops.rankreg_loss.default
-_rankreg_loss_backward_op = _ops.ops.rankreg_loss_backward.default
+
+class _Kernels:
+    """One set of ops as the functions below call them."""
+
+    def __init__(self, op_set: _ops.OpSet):
+        self.call = op_set.call
+        for name in _ops.NAMES:
+            setattr(self, name, getattr(op_set.ops, name).default)
+
+
+_BEST, _TRITON = _Kernels(_ops.BEST), _Kernels(_ops.TRITON)
 
 
 def rank(
@@ -70,12 +74,13 @@ def rank(
         where = _validate.mask("rank", "where", where, x, "x")
     if x.requires_grad:
         x = x.detach()
-    if _use_reference("rank", x):
+    kernels = _kernels("rank", x)
+    if kernels is None:
         return reference.rank(x, dim, descending=descending, ties=ties, where=where)
     if dim == x.dim() - 1:
-        return _rank_op(x, descending, tie_rule, where)
+        return kernels.rank(x, descending, tie_rule, where)
     where = None if where is None else where.movedim(dim, -1)
-    return _rank_op(x.movedim(dim, -1), descending, tie_rule, where).movedim(-1, dim)
+    return kernels.rank(x.movedim(dim, -1), descending, tie_rule, where).movedim(-1, dim)
 
 
 def blackbox_rank(
@@ -125,7 +130,8 @@ def blackbox_rank(
     lam, lam_tensor = _validate.lam("blackbox_rank", lam, x)
     if where is not None:
         where = _validate.mask("blackbox_rank", "where", where, x, "x")
-    if _use_reference("blackbox_rank", x):
+    kernels = _kernels("blackbox_rank", x)
+    if kernels is None:
         lam = lam if lam_tensor is None else lam_tensor
         return reference.blackbox_rank(x, lam, dim, descending=descending, ties=ties, where=where)
     moved = dim != x.dim() - 1
@@ -134,29 +140,30 @@ def blackbox_rank(
         where = None if where is None else where.movedim(dim, -1)
     if _is_traced():
         args = (x, lam, lam_tensor, descending, tie_rule, where)
-        out = _ops.call("blackbox_rank", *args)
+        out = kernels.call("blackbox_rank", *args)
     elif x.requires_grad and torch.is_grad_enabled():
-        out = _blackbox_rank(unwrap_if_dead(x), (lam, lam_tensor, descending, tie_rule, where))
+        args = kernels, lam, lam_tensor, descending, tie_rule, where
+        out = _blackbox_rank(unwrap_if_dead(x), args)
     else:
-        out = _rank_op(x.detach() if x.requires_grad else x, descending, tie_rule, where)
+        out = kernels.rank(x.detach() if x.requires_grad else x, descending, tie_rule, where)
     return out.movedim(-1, dim) if moved else out
 
 
 class _BlackboxRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, args):
-        lam, lam_tensor, descending, ties, where = args
-        ranks = _rank_op(x, descending, ties, where)
+        kernels, lam, lam_tensor, descending, ties, where = args
+        ranks = kernels.rank(x, descending, ties, where)
         ctx.save_for_backward(x, ranks, lam_tensor, where)
-        ctx.args = lam, descending, ties
+        ctx.args = kernels, lam, descending, ties
         return ranks
 
     @staticmethod
     def backward(ctx, grad):
         x, ranks, lam_tensor, where = ctx.saved_tensors
-        lam, descending, ties = ctx.args
+        kernels, lam, descending, ties = ctx.args
         args = (grad, x, ranks, lam, lam_tensor, descending, ties, where)
-        return _gradient(_blackbox_rank_backward_op, args), None
+        return _gradient(kernels.blackbox_rank_backward, args), None
 
 
 _blackbox_rank = super(torch.autograd.Function, _BlackboxRank).apply
@@ -200,7 +207,8 @@ def positive_ranks(
     lam, lam_tensor = (
         _validate.lam("positive_ranks", lam, scores) if differentiable else (1.0, None)
     )
-    if _use_reference("positive_ranks", scores):
+    kernels = _kernels("positive_ranks", scores)
+    if kernels is None:
         if differentiable:
             lam = lam if lam_tensor is None else lam_tensor
             return reference.positive_ranks(scores, positives, lam=lam, where=where)
@@ -209,19 +217,19 @@ def positive_ranks(
     if not differentiable and scores.requires_grad:
         scores = scores.detach()
     if _is_traced():
-        return _ops.call("positive_ranks", scores, *args)
+        return kernels.call("positive_ranks", scores, *args)
     if scores.requires_grad and torch.is_grad_enabled():
-        return _positive_ranks(unwrap_if_dead(scores), args)
+        return _positive_ranks(unwrap_if_dead(scores), (kernels, *args))
     with _AutoDispatchBelowAutograd():
-        return _positive_ranks_op(scores, *args)
+        return kernels.positive_ranks(scores, *args)
 
 
 class _PositiveRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, scores, args):
+        ctx.kernels, positives, ctx.lam, lam_tensor, where = args
         with _AutoDispatchBelowAutograd():
-            ranks = _positive_ranks_op(scores, *args)
-        positives, ctx.lam, lam_tensor, where = args
+            ranks = ctx.kernels.positive_ranks(scores, *args[1:])
         ctx.save_for_backward(scores, positives, ranks, lam_tensor, where)
         return ranks
 
@@ -229,7 +237,7 @@ class _PositiveRanks(torch.autograd.Function):
     def backward(ctx, grad):
         scores, positives, ranks, lam_tensor, where = ctx.saved_tensors
         args = (grad, scores, positives, ranks, ctx.lam, lam_tensor, where)
-        return _gradient(_positive_ranks_backward_op, args), None
+        return _gradient(ctx.kernels.positive_ranks_backward, args), None
 
 
 _positive_ranks = super(torch.autograd.Function, _PositiveRanks).apply
@@ -300,7 +308,8 @@ def rankreg_loss(
     lam, lam_tensor = _validate.lam("rankreg_loss", lam, scores)
     norm = _validate.choice("rankreg_loss", "normalize", normalize, _ops.NORMALIZE)
     reduce = _validate.choice("rankreg_loss", "reduction", reduction, _ops.REDUCTION)
-    if _use_reference("rankreg_loss", scores):
+    kernels = _kernels("rankreg_loss", scores)
+    if kernels is None:
         return reference.rankreg_loss(
             scores,
             positives,
@@ -312,30 +321,30 @@ def rankreg_loss(
         )
     args = (positives, lam, lam_tensor, power, norm, where, reduce)
     if _is_traced():
-        return _ops.call("rankreg_loss", scores, *args)[0]
+        return kernels.call("rankreg_loss", scores, *args)[0]
     if scores.requires_grad and torch.is_grad_enabled():
-        return _rankreg_loss(unwrap_if_dead(scores), args)
+        return _rankreg_loss(unwrap_if_dead(scores), (kernels, *args))
     with _AutoDispatchBelowAutograd():
-        return _rankreg_loss_op(scores, *args)[0]
+        return kernels.rankreg_loss(scores, *args)[0]
 
 
 class _RankRegLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, scores, args):
+        kernels, positives, lam, lam_tensor, power, normalize, where, _ = args
         # Past the op's Python autograd rule, which this Function stands in for.
         with _AutoDispatchBelowAutograd():
-            loss, state = _rankreg_loss_op(scores, *args)
-        positives, lam, lam_tensor, power, normalize, where, _ = args
+            loss, state = kernels.rankreg_loss(scores, *args[1:])
         ctx.save_for_backward(scores, positives, state, lam_tensor, where)
-        ctx.args = lam, power, normalize
+        ctx.args = kernels, lam, power, normalize
         return loss
 
     @staticmethod
     def backward(ctx, grad):
         scores, positives, state, lam_tensor, where = ctx.saved_tensors
-        lam, power, normalize = ctx.args
+        kernels, lam, power, normalize = ctx.args
         args = (grad, scores, positives, state, lam, lam_tensor, power, normalize, where)
-        return _gradient(_rankreg_loss_backward_op, args), None
+        return _gradient(kernels.rankreg_loss_backward, args), None
 
 
 _rankreg_loss = super(torch.autograd.Function, _RankRegLoss).apply
@@ -353,21 +362,22 @@ def _gradient(op, args):
         return op(*args)
 
 
-def _use_reference(function: str, x: Tensor) -> bool:
-    """Whether plain torch was asked for; an explicit request that x cannot meet raises."""
+def _kernels(function: str, x: Tensor) -> _Kernels | None:
+    """The kernels for x, None for plain torch; an explicit request that x cannot meet raises."""
     requested = _backend.requested()
     if requested == "auto":
-        return False
+        return _BEST
     if requested == "reference":
-        return True
-    if x.device.type != _DEVICE_OF_BACKEND[requested]:
+        return None
+    devices = _backend.devices(requested)
+    if x.device.type not in devices:
         raise RuntimeError(
             f"{function}: backend {requested!r} was requested and needs tensors on "
-            f"{_DEVICE_OF_BACKEND[requested]}, got {x.device}"
+            f"{' or '.join(devices)}, got {x.device}"
         )
     reason = _backend.usable(requested)
     if reason is not None:
         raise RuntimeError(
             f"{function}: backend {requested!r} was requested and is not usable: {reason}"
         )
-    return False
+    return _TRITON if requested == "triton" else _BEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -43,6 +44,15 @@ _no_cuda = _backend.usable("cuda")
 CUDA = (
     pytest.mark.gpu,
     pytest.mark.skipif(_no_cuda is not None, reason=f"needs the CUDA back-end: {_no_cuda}"),
+)
+_no_triton = _backend.usable("triton")
+_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+TRITON = (
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        _no_triton is not None or _interpreted,
+        reason=f"needs Triton on a GPU: {_no_triton or 'it is the interpreter'}",
+    ),
 )
 BACKENDS = ("cpu", pytest.param("cuda", marks=CUDA))
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 from emulated import emulated
 from hypothesis import given, settings
-from samples import BACKENDS, FLOATS, INTEGERS, assert_equal, cases, on_device, values_of  # noqa: F401
+from samples import (
+    BACKENDS as COMPILED_BACKENDS,
+)
+from samples import FLOATS, INTEGERS, TRITON, assert_equal, cases, on_device, values_of
 
 import rankreg_ext
 from rankreg_ext import _backend, reference
@@ -18,8 +21,19 @@ from rankreg_ext.reference import TIES
 CASES = settings(max_examples=2000)
 
 
-# The device of each back-end's tensors: the emulated one takes those of the CPU.
-DEVICES = {"cpu": "cpu", "cuda": "cuda", "emulated": "cpu"}
+BACKENDS = (*COMPILED_BACKENDS, pytest.param("triton", marks=TRITON))
+# The device of each back-end's tensors: those emulated and interpreted take the CPU's.
+DEVICES = {
+    "cpu": "cpu",
+    "cuda": "cuda",
+    "triton": "cuda",
+    "emulated": "cpu",
+    "interpreted": "cpu",
+}
+# Of all cases, these take every so many: an emulator and an interpreter are slow, and Triton
+# compiles for each dtype, rule and power of two.
+EVERY = {"emulated": 6, "triton": 40, "interpreted": 10}
+LONGEST_INTERPRETED = 129
 # A large GPU and a small one take different ways; threads run in different orders.
 GPUS = (
     {"multiprocessors": 132, "shared_most": 227 * 1024},
@@ -49,9 +63,10 @@ def each_variant(backend, seed=1):
                 with emulated(seed=seed + number, **gpu):
                     yield gpu
             return
+        name = "triton" if backend == "interpreted" else backend
         for isa in native.isas() if backend == "cpu" else (in_use,):
             native.use_isa(isa)
-            with rankreg_ext.use_backend(backend):
+            with rankreg_ext.use_backend(name):
                 yield isa
 
     all_variants = variants()
@@ -63,8 +78,9 @@ def each_variant(backend, seed=1):
 
 
 def left_out(backend, case):
-    """The emulator is slow: of the cases it gets every sixth."""
-    return backend == "emulated" and case.seed % 6 != 0
+    if backend == "interpreted" and case.n > LONGEST_INTERPRETED:
+        return True
+    return case.seed % EVERY.get(backend, 1) != 0
 
 
 def test_every_instruction_set_of_this_machine_is_compared():

@@ -13,9 +13,19 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import __main__ as cli
-from benchmarks import cases, cuda, harness, machine, ops, report, report_cuda, rows
+from benchmarks import cases, cuda, harness, machine, ops, providers, report, report_cuda, rows
 from benchmarks.cases import Case
-from benchmarks.providers import CUDA_LIMIT, OURS, PROVIDERS, Provider, providers_of
+from benchmarks.providers import (
+    COMPILED,
+    CUDA_LIMIT,
+    OURS,
+    OURS_TRITON,
+    PROVIDERS,
+    Provider,
+    is_ours,
+    providers_of,
+)
+from rankreg_ext import _backend
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
@@ -163,7 +173,7 @@ def test_floors_of_the_targets_cases():
     ids=lambda case: case.name,
 )
 def test_providers_of_the_device_pass_their_gates(case, device, monkeypatch):
-    monkeypatch.setattr("benchmarks.providers._compiled", lambda function: function)
+    monkeypatch.setattr("benchmarks.providers._compiled", lambda function, fullgraph: function)
     runners = harness.prepare(case, device=device)
     names = [p.name for p in providers_of(case, (), "cuda")]
     assert [(r.provider.name, r.mode) for r in runners] == [
@@ -172,11 +182,37 @@ def test_providers_of_the_device_pass_their_gates(case, device, monkeypatch):
     assert all(runner.gate != "not compared" for runner in runners)
 
 
+def test_kernels_in_triton_are_measured_beside_the_others(device, monkeypatch):
+    """Whatever the op: chosen for the call and for what prepares it, and never a competitor."""
+    monkeypatch.setitem(_backend._reasons, "triton", None)
+    chosen = []
+    monkeypatch.setattr(
+        providers, "use_backend", lambda name: (chosen.append(name), nullcontext())[1]
+    )
+    for name in set(ops.OPS) - {"rankdata", "training_step"}:
+        case = Case(name, 1, 64, positives=5)
+        found = providers_of(case, (), "cuda")
+        assert OURS_TRITON in [p.name for p in found]
+        assert name.endswith("_step") == (OURS_TRITON + COMPILED in [p.name for p in found])
+        assert OURS_TRITON not in [p.name for p in providers_of(case)]
+    chosen.clear()
+    (call, _) = harness.prepare(Case("blackbox_backward", 1, 64), (OURS_TRITON,), device=device)
+    assert call.gate == "equal"
+    assert set(chosen) == {"triton"}
+    assert all(map(is_ours, (OURS, OURS_TRITON, OURS + COMPILED, OURS_TRITON + COMPILED)))
+
+
 @pytest.mark.slow
-def test_baselines_can_be_compiled(device):
-    for case in (Case("rank", 3, 40), Case("blackbox_backward", 3, 300)):
-        for function in ("double_argsort+compile", "argsort_scatter+compile"):
-            call, _ = harness.prepare(case, (function,), device=device)
+def test_baselines_and_ours_can_be_compiled(device):
+    argsorts = ("double_argsort+compile", "argsort_scatter+compile")
+    for case, names in (
+        (Case("rank", 3, 40), argsorts),
+        (Case("blackbox_backward", 3, 300), argsorts),
+        (Case("blackbox_step", 3, 40), (OURS + COMPILED,)),
+        (Case("rankreg_loss_step", 2, 40, positives=3), (OURS + COMPILED,)),
+    ):
+        for name in names:
+            call, _ = harness.prepare(case, (name,), device=device)
             assert call.gate == "equal"
 
 
@@ -475,6 +511,25 @@ def test_report_shows_what_was_lost_and_what_was_not_measured(tmp_path):
     assert "| `rank` | 2.00x (2.00 - 2.00) |" in text
 
 
+def test_report_sets_both_forms_of_our_kernels_side_by_side(tmp_path, full_report):
+    assert "### CUDA C++ and Triton" not in full_report
+    step, rank = Case("blackbox_step", 1, 256), Case("rank", 64, 128)
+    found = [
+        _row(step, us=4.0), _row(step, OURS_TRITON, 5.0),
+        _row(step, us=20.0, mode="call"), _row(step, OURS_TRITON, 60.0, "call"),
+        _row(step, OURS + COMPILED, 30.0, "call"), _row(step, OURS_TRITON + COMPILED, 25.0, "call"),
+        _row(rank, us=4.0), _row(rank, OURS_TRITON, 3.0),
+    ]  # fmt: skip
+    rows.append(tmp_path / "results.jsonl", [_run(), *found])
+    report.write_report([tmp_path], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        f"| `{step.name}` | 4.00 | 5.00 | 1.25x | 20.00 | 60.00 | 10.00 | 30.00 | 30.00 | 25.00 |"
+        in text
+    )
+    assert f"| `{rank.name}` | 4.00 | 3.00 | **0.750x** |  |  |  |  |  |  |" in text
+
+
 def test_results_of_both_devices_are_not_mixed(tmp_path, capsys):
     cpu = {"kind": "row", "run": "r", "isa": "avx2", "threads": 1, "cpu_share": 1.0}
     row = _row(Case("rank", 1, 256))
@@ -494,6 +549,7 @@ FAKE_PYTHON = """#!/bin/bash
 echo "$*" | head -n 1 >>"$FAKE_LOG"
 case "$*" in
   *is_available*) echo 9.0 ;;
+  *'usable("triton")'*) echo "${FAKE_NO_TRITON:-}" ;;
   *usable*) [[ -z ${FAKE_UNUSABLE:-} ]] || { echo "$FAKE_UNUSABLE" >&2; exit 1; } ;;
   *"import xdist"*) exit 1 ;;
   *"setup.py"*) exit 1 ;;
@@ -560,11 +616,12 @@ def test_check_goes_on_after_a_failure_and_reports_it_last(check, tmp_path):
     words = {name: line.split()[0] for name, line in done.table.items()}
     assert words == {
         "stage": "result", "environment": "ok", "build": "ok", "tests": "ok", "streams": "FAILED",
-        "bench": "ok", "memcheck": "unavailable", "racecheck": "unavailable", "ncu": "unavailable",
+        "triton": "FAILED", "bench": "ok", "memcheck": "unavailable", "racecheck": "unavailable", "ncu": "unavailable",
         "report": "ok",
     }  # fmt: skip
     assert done.table["tests"].endswith("5 passed in 1s")
     assert done.table["streams"].endswith("1 failed, 2 passed in 3s")
+    assert done.table["triton"].endswith("5 passed in 1s; 1 failed, 2 passed in 3s")
     assert done.table["report"].rstrip().endswith("1 met, 0 missed")
     assert done.table["build"].rstrip().endswith("was usable as it was")
     assert "setup.py" not in done.calls
@@ -572,6 +629,13 @@ def test_check_goes_on_after_a_failure_and_reports_it_last(check, tmp_path):
     summary = (tmp_path / "out" / "summary.txt").read_text()
     assert done.stdout.endswith(summary)
     assert "5 passed" in (tmp_path / "out" / "gpu_check.log").read_text()
+
+
+def test_check_says_why_triton_was_not_tested(check, tmp_path):
+    done = check("triton", "--out", tmp_path / "out", FAKE_NO_TRITON="there is no C compiler")
+    assert done.returncode == 0
+    assert done.table["triton"].startswith("unavailable")
+    assert done.table["triton"].endswith("there is no C compiler")
 
 
 def test_check_runs_single_stages(check, tmp_path):

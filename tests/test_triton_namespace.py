@@ -49,7 +49,7 @@ import sys
 sys.modules["triton"] = None  # any import of it raises ImportError
 import rankreg_ext.triton_kernels as kernels
 assert kernels.__name__ == "rankreg_ext.triton_kernels"
-assert isinstance(kernels.KERNELS, tuple)
+assert "rank" in kernels.KERNELS
 from rankreg_ext import _backend
 print(_backend.usable("triton"))
 """

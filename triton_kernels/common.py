@@ -17,7 +17,10 @@ def compute_type(dtype):
 
 @triton.jit
 def read_lam(lam, C: tl.constexpr):
-    """lam in C, from a pointer to it or from the bits of a double: a float argument is float32."""
+    """The value of lam in C, from a pointer or from the bits of a double.
+
+    A float argument would be float32.
+    """
     if lam.dtype.is_ptr():
         value = tl.load(lam)
     else:
@@ -26,8 +29,14 @@ def read_lam(lam, C: tl.constexpr):
 
 
 @triton.jit
+def read_flags(pointers, mask):
+    """Bools, False outside the mask; torch's analysis of a kernel takes them for bytes."""
+    return tl.load(pointers, mask=mask, other=0) != 0
+
+
+@triton.jit
 def perturb(a, lam, g, DESCENDING: tl.constexpr):
-    """a + lam g, and a - lam g for ascending ranks: a rounded product, then a rounded sum.
+    """The sum a + lam g, and a - lam g for ascending ranks: two roundings, product and sum.
 
     All in C and of one shape, or lam a scalar. The sum with 0 makes the product an instruction of
     its own, which nothing contracts; that it turns -0 into 0 no rank can tell.
@@ -42,7 +51,7 @@ def perturb(a, lam, g, DESCENDING: tl.constexpr):
 
 @triton.jit
 def divide(a, b):
-    """a / b, rounded correctly."""
+    """The quotient a / b, rounded correctly."""
     if a.dtype == tl.float32:
         quotient = tl.div_rn(a, b)
     else:

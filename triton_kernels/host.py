@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.library import wrap_triton
 
 
-def is_traced() -> bool:
-    """Whether launches are to become part of a graph rather than to be made."""
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+class _Tracing(threading.local):
+    on: bool = False
 
-    return torch.compiler.is_compiling() or get_proxy_mode() is not None
+
+_tracing = _Tracing()
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Within the block, launches become part of the graph that is being traced."""
+    outer, _tracing.on = _tracing.on, True
+    try:
+        yield
+    finally:
+        _tracing.on = outer
+
+
+def is_traced() -> bool:
+    """Whether launches are part of a graph rather than made."""
+    return _tracing.on
 
 
 def launch(kernel, programs, *args, **options) -> None:
-    """``kernel[(programs,)]`` on the current stream, or a node of the graph that is being traced."""
-    if is_traced():
+    """``kernel[(programs,)]`` on the current stream, or a node of the graph that is traced."""
+    if _tracing.on:
         kernel = wrap_triton(kernel)
     kernel[(programs,)](*args, **options)
 

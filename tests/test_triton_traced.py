@@ -1,0 +1,141 @@
+"""What torch.compile sees of the ops in Triton: launches, and no opaque op. No GPU is needed.
+
+Tensors of the CPU are traced; what they are traced to is not run. A driver that only names a target
+lets torch find out which tensors a kernel writes.
+"""
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+
+import rankreg_ext
+from rankreg_ext import _backend, _ops, blackbox_rank, positive_ranks, rank, rankreg_loss
+
+triton = pytest.importorskip("triton")
+
+KERNEL = torch.ops.higher_order.triton_kernel_wrapper_functional
+
+
+class Target:
+    """A driver as far as compiling needs one."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_active_torch_device(self):
+        return torch.device("cpu")
+
+
+class WithoutLaunches(torch.fx.Interpreter):
+    """Runs a graph, but leaves what kernels would have written as it is."""
+
+    def call_function(self, target, args, kwargs):
+        if target is KERNEL:
+            return kwargs["kwargs"]
+        return super().call_function(target, args, kwargs)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Traces a function and its gradient; gives both graphs."""
+    monkeypatch.setitem(_backend._reasons, "triton", None)
+    monkeypatch.setattr(_backend, "devices", lambda backend: ("cpu",))
+    monkeypatch.setattr(triton.runtime.driver, "_active", Target())
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return make_boxed_func(WithoutLaunches(graph).run)
+
+    def trace(function, *args, dynamic=False):
+        torch._dynamo.reset()
+        graphs.clear()
+        compiler = aot_autograd(fw_compiler=keep, bw_compiler=keep)
+        torch.compile(function, fullgraph=True, dynamic=dynamic, backend=compiler)(*args).backward()
+        return list(graphs)
+
+    yield trace
+    torch._dynamo.reset()
+
+
+def kernels(graph):
+    return [node for node in graph.graph.nodes if node.target is KERNEL]
+
+
+def written(node):
+    return {str(node.kwargs["kwargs"][name]) for name in node.kwargs["tensors_to_clone"]}
+
+
+def made_within(graph):
+    return {
+        node.name
+        for node in graph.graph.nodes
+        if node.op == "call_function" and "empty" in str(node.target)
+    }
+
+
+FUNCTIONS = {
+    "rank": lambda x, positives, lam: rank(x, ties="average").sum() + x.sum(),
+    "blackbox_rank": lambda x, positives, lam: (blackbox_rank(x, lam) ** 2).sum(),
+    "positive_ranks": lambda x, positives, lam: (positive_ranks(x, positives, lam=lam) ** 2).sum(),
+    "rankreg_loss": lambda x, positives, lam: rankreg_loss(x, positives, lam=lam),
+}
+
+
+@pytest.mark.parametrize("lam", ["float", "tensor"])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("n", [40, 700, 3000, 9000])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_graphs_consist_of_launches(traced, name, n, dynamic, lam):
+    """Fullgraph, either way, and only tensors that were made for it are written to."""
+    x = torch.randn(3, n, requires_grad=True)
+    lam = 2.0 if lam == "float" else torch.tensor(2.0)
+    with rankreg_ext.use_backend("triton"):
+        graphs = traced(FUNCTIONS[name], x, x > 1, lam, dynamic=dynamic)
+    assert len(graphs) == 2
+    for graph in graphs if name != "rank" else graphs[:1]:
+        assert kernels(graph), graph.code
+        assert "rankreg_ext" not in graph.code
+        outputs = made_within(graph)
+        for node in kernels(graph):
+            assert written(node), node.format_node()
+            assert written(node) <= outputs | {k.name for k in graph.graph.nodes if "getitem" in k.name}
+
+
+def test_lists_of_other_lengths_use_the_code_that_there_is(traced):
+    """Nothing in a graph of symbolic shapes is fixed to the length that it was traced with."""
+    x = torch.randn(3, 700, requires_grad=True)
+    with rankreg_ext.use_backend("triton"):
+        for name, function in FUNCTIONS.items():
+            forward, *_ = traced(function, x, x > 1, 2.0, dynamic=True)
+            for node in kernels(forward):
+                assert 700 not in node.kwargs["kwargs"].values(), name
+
+
+def test_a_library_in_cuda_c_is_left_opaque(traced):
+    """Without Triton being asked for, and with kernels for the device, the op stays one node."""
+    x = torch.randn(3, 40, requires_grad=True)
+    seen = traced(FUNCTIONS["rankreg_loss"], x, x > 1, 2.0)
+    assert [bool(kernels(graph)) for graph in seen] == [False, False]
+    assert "torch.ops.rankreg_ext.rankreg_loss" in seen[0].code
+
+
+def test_triton_serves_devices_without_native_kernels(monkeypatch):
+    """The same ops, under the key of the device; those of the CPU are never touched."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    for name in _ops.NAMES:
+        assert has(f"rankreg_ext::{name}", "XPU")
+        assert has(f"rankreg_ext::{name}", "CUDA")
+    monkeypatch.setitem(_backend._reasons, "triton", None)
+    monkeypatch.setattr(_backend, "devices_without_native_kernels", lambda: ("xpu",))
+    assert _backend.served_by_triton("xpu")
+    assert not _backend.served_by_triton("cuda")
+    assert not _backend.served_by_triton("cpu")
+    monkeypatch.setitem(_backend._reasons, "triton", "no C compiler")
+    assert not _backend.served_by_triton("xpu")
