@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import reference
 from . import host, tuning
-from .common import ascending_key, compute_type, divide, perturb, read_lam
+from .common import ascending_key, compute_type, divide, perturb, read_flags, read_lam
 
 MIN, MAX, AVERAGE, DENSE, ORDINAL = (tl.constexpr(i) for i in range(len(reference.TIES)))
 
@@ -66,6 +66,12 @@ def _comparable(a):
 
 
 @triton.jit
+def _is_nan(a):
+    a = _comparable(a)
+    return a != a
+
+
+@triton.jit
 def _best_first_key(a, DESCENDING: tl.constexpr):
     """A signed integer of the width of the score, ascending from the best score on. No NaN."""
     key = ascending_key(a)
@@ -97,9 +103,10 @@ def _meet(
     if grad is not None:
         grad += at * grad_item
     b = _comparable(_load(x + at * x_item, grad, lam, None, DESCENDING))
-    weight = 1.0
+    UNIT: tl.constexpr = 0.5 if TIES == AVERAGE else 1.0
+    weight = UNIT
     if where is not None:
-        weight = tl.load(where + at * where_item).to(tl.float32)
+        weight = tl.where(tl.load(where + at * where_item) != 0, UNIT, 0.0)
     if DESCENDING:
         better = b > a
         level = b >= a
@@ -108,8 +115,6 @@ def _meet(
         level = b <= a
     if TIES == ORDINAL:
         better |= level & (k < i)
-    if TIES == AVERAGE:
-        weight *= 0.5
     if TIES != MAX:
         count += tl.where(better, weight, 0.0)
     if TIES == MAX or TIES == AVERAGE:
@@ -147,6 +152,7 @@ def count_kernel(
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
 ):
+    """Ranks by counting."""
     UNROLL: tl.constexpr = 4
     blocks = tl.cdiv(n, ITEMS * LANES)
     block = tl.program_id(0) % blocks
@@ -191,9 +197,9 @@ def count_kernel(
     else:
         rank = count + 1.0
     if a.dtype.is_floating():
-        rank = tl.where(a == a, rank, float("nan"))
+        rank = tl.where(_is_nan(a), float("nan"), rank)
     if where is not None:
-        rank = tl.where(tl.load(where + at * where_item, mask=mask, other=0), rank, 0.0)
+        rank = tl.where(read_flags(where + at * where_item, mask), rank, 0.0)
     ranks_i = None
     if ranks is not None:
         ranks_i = ranks + row * ranks_list + at * ranks_item
@@ -217,14 +223,15 @@ def _first_of_run(a, first_a, b, first_b):
 
 
 @triton.jit
-def _rank_of_run(first, last, TIES: tl.constexpr):
-    """The rank of places `first` to `last`, twice that for average ties: an integer in any case."""
+def _rank_of_run(first, last, R: tl.constexpr, TIES: tl.constexpr):
+    """The rank, of type R, of the places `first` to `last`, of which but average ties use one."""
     if TIES == MAX:
-        rank = last + 1
+        rank = (last + 1).to(R)
     elif TIES == AVERAGE:
-        rank = first + last + 2
+        both = first + last + 2
+        rank = (both >> 1).to(R) + tl.where((both & 1) == 1, 0.5, 0.0).to(R)
     else:
-        rank = first + 1
+        rank = (first + 1).to(R)
     return rank
 
 
@@ -256,6 +263,7 @@ def sort_kernel(
     P: tl.constexpr,
     N: tl.constexpr,
 ):
+    """Ranks by one sort per list."""
     HALF: tl.constexpr = P.primitive_bitwidth // 2
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, N)
@@ -269,9 +277,9 @@ def sort_kernel(
 
     state = tl.where(mask, 0, 2)
     if a.dtype.is_floating():
-        state = tl.where(a != a, 1, state)
+        state = tl.where(_is_nan(a), 1, state)
     if where is not None:
-        present = tl.load(where + row * where_list + at * where_item, mask=mask, other=0)
+        present = read_flags(where + row * where_list + at * where_item, mask)
         state = tl.where(present, state, 2)
     WORST: tl.constexpr = 2 ** (HALF - 1) - 1
     key = tl.where(state > 0, WORST, _best_first_key(a, DESCENDING).to(tl.int32))
@@ -290,9 +298,7 @@ def sort_kernel(
         _, last = tl.associative_scan((run, i), 0, _first_of_run, reverse=True)
     if TIES == DENSE:
         first = tl.cumsum((first == i).to(tl.int32), 0) - 1
-    rank = _rank_of_run(first, last, TIES).to(tl.float32)
-    if TIES == AVERAGE:
-        rank *= 0.5
+    rank = _rank_of_run(first, last, tl.float32, TIES)
     rank = tl.where(state == 0, rank, tl.where(state == 1, float("nan"), 0.0))
 
     mask = index < n
@@ -324,6 +330,7 @@ def key_kernel(
     DESCENDING: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Keys to sort by."""
     K: tl.constexpr = keys.dtype.element_ty
     WORST: tl.constexpr = 2 ** (K.primitive_bitwidth - 1) - 1
     blocks = tl.cdiv(n, BLOCK)
@@ -337,17 +344,17 @@ def key_kernel(
     a = _load(x + row * x_list + at * x_item, grad_i, lam, mask, DESCENDING)
     key = _best_first_key(a, DESCENDING).to(K)
     if a.dtype.is_floating():
-        key = tl.where(a == a, key, WORST - 1)
+        key = tl.where(_is_nan(a), WORST - 1, key)
     if where is not None:
-        present = tl.load(where + row * where_list + at * where_item, mask=mask, other=0)
+        present = read_flags(where + row * where_list + at * where_item, mask)
         key = tl.where(present, key, WORST)
     tl.store(keys + row * n + at, key, mask=mask)
 
 
 # Ranks of sorted lists. A program has BLOCK places of one list; a run of equal keys that reaches
 # past them is followed by binary search, one per end.
-#   keys, sorted, and order int64 (lists, n): the place's key and item; changes int32 (lists, n - 1):
-#   how often the key has changed until the next place, for dense ranks alone; ranks, out (lists, n)
+#   keys, sorted, and order int64 (lists, n): key and item of a place; changes int32 (lists, n - 1),
+#   for dense ranks: how often the key has changed before the next place; ranks, out (lists, n)
 # Moves 16 bytes per item of float32, 20 for a gradient, and touches a sector of `out`, and of
 # `ranks`, for every single item: up to 32 bytes each.
 @triton.jit(do_not_specialize=_ANY, do_not_specialize_on_alignment=_ANY_BUT_1)
@@ -365,6 +372,7 @@ def place_kernel(
     TIES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Ranks of sorted lists."""
     R: tl.constexpr = out.dtype.element_ty if ranks is None else ranks.dtype.element_ty
     K: tl.constexpr = keys.dtype.element_ty
     WORST: tl.constexpr = 2 ** (K.primitive_bitwidth - 1) - 1
@@ -414,9 +422,7 @@ def place_kernel(
             ends = tl.where((key != after) & (place + 1 < end), i, BLOCK)
             inner = tl.associative_scan(ends, 0, _smaller, reverse=True)
             last = tl.where(inner < BLOCK, begin + inner, outer)
-    rank = _rank_of_run(first, last, TIES).to(R)
-    if TIES == AVERAGE:
-        rank *= 0.5
+    rank = _rank_of_run(first, last, R, TIES)
     if ABSENT:
         rank = tl.where(key == WORST - 1, float("nan"), tl.where(key == WORST, 0.0, rank))
 
@@ -450,6 +456,18 @@ def blackbox_rank_backward(
     out = x.new_empty(x.shape)
     _launch(out, x, grad, ranks, host.lam_argument(lam, lam_tensor, x), descending, ties, where)
     return out
+
+
+def blackbox_rank(
+    x: Tensor,
+    lam: float,
+    lam_tensor: Tensor | None,
+    descending: bool,
+    ties: int,
+    where: Tensor | None,
+) -> Tensor:
+    """Ranks whose gradient is `blackbox_rank_backward`."""
+    return rank(x, descending, ties, where)
 
 
 def _launch(out, x, grad, ranks, lam, descending, ties, where) -> None:
@@ -553,7 +571,7 @@ def _sort_lists(out, x, grad, ranks, lam, descending, ties, where) -> None:
 
 
 def _key_dtype(dtype: torch.dtype, moved: bool, masked: bool) -> torch.dtype | None:
-    """The narrowest type of `key_kernel`'s keys: one bit more than an integer if some are masked."""
+    """The narrowest type of keys; masked items take a bit that integers do not have to spare."""
     floating = dtype.is_floating_point
     bits = 32 if moved and dtype.itemsize < 4 else 8 * dtype.itemsize
     bits = max(16, bits + (masked and not floating))
