@@ -153,7 +153,7 @@ def count_kernel(
     LANES: tl.constexpr,
 ):
     """Ranks by counting."""
-    UNROLL: tl.constexpr = 4
+    UNROLL: tl.constexpr = 8
     blocks = tl.cdiv(n, ITEMS * LANES)
     block = tl.program_id(0) % blocks
     # Items are the slowest dimension, whose items a thread keeps to itself.
