@@ -10,9 +10,9 @@ WARP = 64 if torch.version.hip else 32
 
 # --- rank -----------------------------------------------------------------------------------------
 
-# Lists are counted up to this length, at 2.6 instructions per pair forward and 3.3 backward: 330 and
-# 420 per item here, where a sort in registers takes 300 and 340 at 256. 64-bit scores, which that
-# does not take, are counted until the launches of torch.sort and its passes cost less.
+# Lists are counted up to this length, at 2.6 instructions per pair forward and 3.3 backward: 330
+# and 420 per item here, where a sort in registers takes 300 and 340 at 256. 64-bit scores, which
+# that does not take, are counted until the launches of torch.sort and its passes cost less.
 COUNT_MOST = 128
 COUNT_MOST_WIDE = 1024
 # A sort in registers: of 16 items at least, to have fewer kernels. At 4096 it takes 930
