@@ -236,8 +236,8 @@ def _rank_of_run(first, last, R: tl.constexpr, TIES: tl.constexpr):
 
 
 # One sort. A program has one list: keys, best first, above a state (present, NaN, masked or past
-# the end) above the index, packed into one integer of type P and sorted in registers; equal keys
-# are neighbours then, in index order, and ranks go to the index of each.
+# the end) above the index, packed into one integer of twice HALF bits and sorted in registers;
+# equal keys are neighbours then, in index order, and ranks go to the index of each.
 #   x, grad, ranks (lists, n); where bool (lists, n); lam: see read_lam; out (lists, n)
 # Moves 8 bytes per item of float32, 16 for a gradient; the bound are the
 # log2(N) (log2(N) + 1) / 2 exchanges of each item.
@@ -260,11 +260,11 @@ def sort_kernel(
     n,
     DESCENDING: tl.constexpr,
     TIES: tl.constexpr,
-    P: tl.constexpr,
+    HALF: tl.constexpr,
     N: tl.constexpr,
 ):
     """Ranks by one sort per list."""
-    HALF: tl.constexpr = P.primitive_bitwidth // 2
+    P: tl.constexpr = tl.int32 if HALF == 16 else tl.int64
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, N)
     mask = i < n
@@ -521,7 +521,7 @@ def _sort(out, x, grad, ranks, lam, descending, ties, where) -> None:
         n,
         DESCENDING=descending,
         TIES=ties,
-        P=tl.int32 if half else tl.int64,
+        HALF=16 if half else 32,
         N=size,
         num_warps=tuning.sort_warps(size),
     )

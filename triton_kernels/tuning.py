@@ -15,11 +15,10 @@ WARP = 64 if torch.version.hip else 32
 # that does not take, are counted until the launches of torch.sort and its passes cost less.
 COUNT_MOST = 128
 COUNT_MOST_WIDE = 1024
-# A sort in registers: of 16 items at least, to have fewer kernels. At 4096 it takes 930
-# instructions per item and a third of them are exchanges between threads; its code takes 4 seconds
-# to compile.
+# A sort in registers: of 16 items at least, to have fewer kernels. At 2048 it takes 700
+# instructions per item, and 4 seconds to compile; 4096 would take 930, and 8 seconds.
 SORT_LEAST = 16
-SORT_MOST = 4096
+SORT_MOST = 2048
 # Places per program where whole tensors are sorted.
 PLACE_BLOCK = 1024
 
