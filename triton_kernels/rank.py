@@ -269,18 +269,24 @@ def sort_kernel(
     i = tl.arange(0, N)
     mask = i < n
     at = i.to(tl.int64)
-    grad_i = None
+    # Loads stand here, not in functions: from a store to where they lead, torch's search for what
+    # a kernel writes to stops at loads but goes through calls, and would find the inputs.
+    a = tl.load(x + row * x_list + at * x_item, mask=mask, other=0)
     if grad is not None:
-        lam = read_lam(lam, compute_type(x.dtype.element_ty))
-        grad_i = grad + row * grad_list + at * grad_item
-    a = _load(x + row * x_list + at * x_item, grad_i, lam, mask, DESCENDING)
+        C: tl.constexpr = compute_type(a.dtype)
+        if lam.dtype.is_ptr():
+            lam = tl.load(lam).to(C)
+        else:
+            lam = read_lam(lam, C)
+        g = tl.load(grad + row * grad_list + at * grad_item, mask=mask, other=0)
+        a = perturb(a.to(C), lam, g.to(C), DESCENDING)
 
     state = tl.where(mask, 0, 2)
     if a.dtype.is_floating():
         state = tl.where(_is_nan(a), 1, state)
     if where is not None:
-        present = read_flags(where + row * where_list + at * where_item, mask)
-        state = tl.where(present, state, 2)
+        present = tl.load(where + row * where_list + at * where_item, mask=mask, other=0)
+        state = tl.where(present != 0, state, 2)
     WORST: tl.constexpr = 2 ** (HALF - 1) - 1
     key = tl.where(state > 0, WORST, _best_first_key(a, DESCENDING).to(tl.int32))
     SHIFT: tl.constexpr = HALF - 2
