@@ -4,6 +4,43 @@ Counted from instructions, not measured. Tests make these smaller, to reach ever
 that the interpreter has time for.
 """
 
+import torch
+
+WARP = 64 if torch.version.hip else 32
+
+# --- rank -----------------------------------------------------------------------------------------
+
+# Lists are counted up to this length, at 2.6 instructions per pair forward and 3.3 backward: 330
+# and 420 per item here, where a sort in registers takes 300 and 340 at 256. 64-bit scores, which
+# that does not take, are counted until the launches of torch.sort and its passes cost less.
+COUNT_MOST = 128
+COUNT_MOST_WIDE = 1024
+# A sort in registers: of 16 items at least, to have fewer kernels. At 2048 it takes 700
+# instructions per item, and 4 seconds to compile; 4096 would take 930, and 8 seconds.
+SORT_LEAST = 16
+SORT_MOST = 2048
+# Places per program where whole tensors are sorted.
+PLACE_BLOCK = 1024
+
+
+def count_tile(size: int) -> dict:
+    """Block shape for counting lists of up to ``size`` items, a power of two.
+
+    A thread has 4 items, and loads any item that they meet once: 8 items would make that 2.3
+    instructions per pair, but half as many threads. A program has 128 threads, or 64 with one
+    list's tile of 256 items, so that few long lists spread over more programs.
+    """
+    items = min(size, 4)
+    lanes = min(size // items, 64)
+    rows = 128 // lanes if size < 256 else 1
+    return dict(ITEMS=items, ROWS=rows, LANES=lanes, num_warps=max(1, rows * lanes // WARP))
+
+
+def sort_warps(size: int) -> int:
+    """Warps for a sort of ``size`` items in registers: 8 items per thread."""
+    return max(1, size // (8 * WARP))
+
+
 # --- rare positives of short lists (positives_list.py) --------------------------------------------
 # A program holds its list, and compares it with LIST_THRESHOLDS positives at a time. Longer lists
 # are streamed. At most 2^15: two counts share a word.
