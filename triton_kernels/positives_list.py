@@ -35,39 +35,20 @@ from torch import Tensor
 from .. import _ops
 from ..reference import compute_dtype, rank_dtype
 from . import host, loss_sum, tuning
-from .common import compute_type, divide, perturb, read_flags, read_lam
+from .common import compute_type, divide, perturb, read_lam
 
 LENGTH = 1  # in _ops.NORMALIZE
 
 
+# Flags are loaded in the kernels themselves: torch, looking for what a kernel writes, takes the
+# result of a function for dependent on all of its arguments, and flags decide where is written.
+
+
 @triton.jit
-def _read(
-    scores,
-    scores_list,
-    scores_item,
-    positives,
-    positives_list,
-    positives_item,
-    where,
-    where_list,
-    where_item,
-    row,
-    n,
-    BLOCK: tl.constexpr,
-):
-    """Scores in C, NaN where masked or beyond the end; which are positives; which are present."""
-    item = tl.arange(0, BLOCK)
-    inside = item < n
-    at = item.to(tl.int64)
-    a = tl.load(scores + row * scores_list + at * scores_item, mask=inside, other=float("nan"))
-    a = a.to(compute_type(scores.dtype.element_ty))
-    positive = read_flags(positives + row * positives_list + at * positives_item, inside)
-    present = inside
-    if where is not None:
-        present = read_flags(where + row * where_list + at * where_item, inside)
-        positive = positive & present
-        a = tl.where(present, a, float("nan"))
-    return a, positive, present
+def _scores(pointers, present):
+    """Scores in C, NaN where none is present."""
+    a = tl.load(pointers, mask=present, other=float("nan"))
+    return a.to(compute_type(a.dtype))
 
 
 @triton.jit
@@ -158,20 +139,14 @@ def positive_ranks_kernel(
     C: tl.constexpr = scratch.dtype.element_ty
     for index in range(tl.program_id(0), lists, tl.num_programs(0)):
         row = tl.cast(index, tl.int64)
-        a, positive, _ = _read(
-            scores,
-            scores_list,
-            scores_item,
-            positives,
-            positives_list,
-            positives_item,
-            where,
-            where_list,
-            where_item,
-            row,
-            n,
-            BLOCK,
-        )
+        at = item.to(tl.int64)
+        present = item < n
+        if where is not None:
+            flags = where + row * where_list + at * where_item
+            present = tl.load(flags, mask=present, other=0) != 0
+        flags = positives + row * positives_list + at * positives_item
+        positive = tl.load(flags, mask=present, other=0) != 0
+        a = _scores(scores + row * scores_list + at * scores_item, present)
         own = tl.cumsum(positive.to(tl.int32), 0) - 1
         tl.debug_barrier()  # the last list's scratch has been read
         tl.store(thresholds + own, a, mask=positive)
@@ -242,23 +217,15 @@ def positive_ranks_backward_kernel(
     lam = read_lam(lam, C)
     for index in range(tl.program_id(0), lists, tl.num_programs(0)):
         row = tl.cast(index, tl.int64)
-        a, positive, present = _read(
-            scores,
-            scores_list,
-            scores_item,
-            positives,
-            positives_list,
-            positives_item,
-            where,
-            where_list,
-            where_item,
-            row,
-            n,
-            BLOCK,
-        )
-        g = tl.load(
-            grad + row * grad_list + item.to(tl.int64) * grad_item, mask=positive, other=0
-        ).to(C)
+        at = item.to(tl.int64)
+        present = item < n
+        if where is not None:
+            flags = where + row * where_list + at * where_item
+            present = tl.load(flags, mask=present, other=0) != 0
+        flags = positives + row * positives_list + at * positives_item
+        positive = tl.load(flags, mask=present, other=0) != 0
+        a = _scores(scores + row * scores_list + at * scores_item, present)
+        g = tl.load(grad + row * grad_list + at * grad_item, mask=positive, other=0).to(C)
         rank = tl.load(ranks + row * n + item, mask=positive, other=0)
         moved = tl.where(positive, perturb(a, lam, g, True), a)
         own = tl.cumsum(positive.to(tl.int32), 0) - 1
@@ -335,20 +302,14 @@ def rankreg_loss_kernel(
     C: tl.constexpr = scratch.dtype.element_ty
     for index in range(tl.program_id(0), lists, tl.num_programs(0)):
         row = tl.cast(index, tl.int64)
-        a, positive, present = _read(
-            scores,
-            scores_list,
-            scores_item,
-            positives,
-            positives_list,
-            positives_item,
-            where,
-            where_list,
-            where_item,
-            row,
-            n,
-            BLOCK,
-        )
+        at = item.to(tl.int64)
+        present = item < n
+        if where is not None:
+            flags = where + row * where_list + at * where_item
+            present = tl.load(flags, mask=present, other=0) != 0
+        flags = positives + row * positives_list + at * positives_item
+        positive = tl.load(flags, mask=present, other=0) != 0
+        a = _scores(scores + row * scores_list + at * scores_item, present)
         own = tl.cumsum(positive.to(tl.int32), 0) - 1
         tl.debug_barrier()  # the last list's scratch has been read
         tl.store(thresholds + own, a, mask=positive)
@@ -430,20 +391,14 @@ def rankreg_loss_backward_kernel(
     lam = read_lam(lam, C)
     for index in range(tl.program_id(0), lists, tl.num_programs(0)):
         row = tl.cast(index, tl.int64)
-        a, positive, present = _read(
-            scores,
-            scores_list,
-            scores_item,
-            positives,
-            positives_list,
-            positives_item,
-            where,
-            where_list,
-            where_item,
-            row,
-            n,
-            BLOCK,
-        )
+        at = item.to(tl.int64)
+        present = item < n
+        if where is not None:
+            flags = where + row * where_list + at * where_item
+            present = tl.load(flags, mask=present, other=0) != 0
+        flags = positives + row * positives_list + at * positives_item
+        positive = tl.load(flags, mask=present, other=0) != 0
+        a = _scores(scores + row * scores_list + at * scores_item, present)
         own = tl.cumsum(positive.to(tl.int32), 0) - 1
         tl.debug_barrier()  # the last list's scratch has been read
         tl.store(thresholds + own, a, mask=positive)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rankreg_ext.triton_kernels import host, tuning
+from rankreg_ext.triton_kernels import rank as kernels
 from samples import FLOATS, INTEGERS, LAYOUTS, assert_equal, cases, laid_out, values_of
 
 from rankreg_ext import _ops
 from rankreg_ext.reference import TIES
-from rankreg_ext.triton_kernels import host, tuning
-from rankreg_ext.triton_kernels import rank as kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on overflow
 
