@@ -946,24 +946,25 @@ def hinge_violations(
 
 
 def _sorted(scores: Tensor, positives: Tensor, where: Tensor, delta: float | Tensor):
-    """The order of the items by threshold, and in that order the thresholds and who is what.
+    """The order of the items by threshold; in that order, the thresholds and who is what.
 
-    The threshold of a positive is ``a - delta``, that of a negative its score: a pair violates the
-    margin if the negative is strictly above the positive.
+    That is the positives, the negatives without the NaN among them, and the NaN scores. The
+    threshold of a positive is ``a - delta``, that of a negative its score: a pair violates the margin if the
+    negative is strictly above the positive.
     """
     if isinstance(delta, Tensor):
         delta = delta.detach()
     a = scores.double()
     nan = a.isnan() & where
-    positives, negatives = positives & where & ~nan, ~positives & where & ~nan
-    threshold = torch.where(positives, a - delta, torch.where(negatives, a, -torch.inf))
+    positives, negatives = positives & where, ~positives & where & ~nan
+    threshold = torch.where(positives & ~nan, a - delta, torch.where(negatives, a, -torch.inf))
     # Stable, so that sums over ties are the same from run to run.
     threshold, order = threshold.sort(dim=-1, stable=True)
     return order, threshold, *(mask.gather(-1, order) for mask in (positives, negatives, nan))
 
 
-# In the three functions below every tensor is (..., n), in sorted order unless it is the first.
-# Each saves what _sorted returned; sorting again would cost more than the 19 bytes per item.
+# Every tensor of the three functions below is (..., n). What _sorted returned is in its order; the
+# first argument and the result are in the order of the scores.
 
 
 class _Hinge(torch.autograd.Function):
@@ -978,7 +979,7 @@ class _Hinge(torch.autograd.Function):
         # Elsewhere the gap may be inf - inf, or there is nobody for an infinite one to concern.
         step = torch.where((gap > 0) & (above > 0), gap * above, 0)
         q = F.pad(_from(step), (0, 1))
-        q = torch.where(positives, q, torch.where(nan & ~negatives, torch.nan, 0))
+        q = torch.where(positives, torch.where(nan, torch.nan, q), 0)
         return _unsorted(q, order).to(compute_dtype(scores.dtype))
 
     @staticmethod
@@ -1000,6 +1001,7 @@ class _HingeTransposed(torch.autograd.Function):
 
     @staticmethod
     def forward(grad, dtype, q_dtype, order, threshold, positives, negatives, nan):
+        positives = positives & ~nan
         u = torch.where(positives, grad.double().gather(-1, order), 0)
         first, last = _runs(threshold)
         above = F.pad(_from(negatives.double()), (0, 1)).gather(-1, last + 1)
@@ -1030,7 +1032,7 @@ class _HingeJacobian(torch.autograd.Function):
         _, last = _runs(threshold)
         above = F.pad(_from(negatives.double()), (0, 1)).gather(-1, last + 1)
         total = F.pad(_from(torch.where(negatives, v, 0)), (0, 1)).gather(-1, last + 1)
-        out = torch.where(positives, total - above * v, 0)
+        out = torch.where(positives & ~nan, total - above * v, 0)
         return _unsorted(out, order).to(q_dtype)
 
     @staticmethod
@@ -1062,3 +1064,365 @@ def _runs(value: Tensor) -> tuple[Tensor, Tensor]:
 
 def _unsorted(x: Tensor, order: Tensor) -> Tensor:
     return torch.zeros_like(x).scatter(-1, order, x)
+
+
+class ALM(nn.Module):
+    r"""The term of the augmented Lagrangian method: hinge violations under multipliers.
+
+    With q from :func:`hinge_violations`, of one list with positives P and negatives N,
+
+    .. math::
+        \frac{1}{|P||N|} \sum_{j \in P} \Big( \frac{\mu}{2} q_j^{2p} + \lambda_j q_j \Big)
+
+    to be added to a base loss. There is one multiplier :math:`\lambda_j` per *training sample*, so
+    ``forward`` takes each item's index into the training set.
+
+    *Order of the updates.* In training mode ``forward`` computes the term with the multipliers as
+    they are, and then adds :math:`\mu q_j` to those of its positives; in eval mode it leaves them
+    alone. A second ``forward`` on the same batch (checkpointing, a closure of L-BFGS) updates them
+    again. A sample that is in the batch twice is updated by the sum. A violation that is not finite
+    is in the term but not in the multipliers: a step that AMP skips leaves no trace.
+
+    *The penalty weight* mu starts at ``mu`` and is raised by :meth:`end_epoch`, to be called after
+    each epoch's validation. Multipliers, mu and where its schedule stands are in ``state_dict``.
+    Nothing but ``end_epoch`` reads them on the host. Several processes have one copy each.
+
+    Args:
+        samples: size of the training set, at least 1.
+        delta: the margin; see :func:`hinge_violations`. Published: 0 to 1, by data set and loss.
+        mu: the penalty weight's start, positive and finite. Published: 1e-2 to 1e-9. The defaults
+            of ``mu`` and ``delta`` are those chosen beside BCE on CIFAR-10 at 1:100.
+        rho: its factor, finite and above 1.
+        power: p of the first term, at least 1; published: 1.
+        reduction: ``"mean"`` over the lists that have positives and negatives (0 if none has),
+            ``"sum"``, or ``"none"``, one value per list, 0 for a list without.
+
+    Shape:
+        ``forward(scores, positives, indices, where=None)`` takes ``(..., n)`` floating-point
+        scores, the lists along the last dimension (a batch of logits is one list), and, broadcast
+        to them, bool masks and integer indices. Only indices of positives are used; one outside
+        ``[0, samples)`` is an error of the device's indexing. It returns 0-dim, or
+        ``scores.shape[:-1]`` for ``reduction="none"``; float32, and float64 for float64 scores.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+
+    Example:
+        >>> term = ALM(samples=100, delta=0.5, mu=0.25)
+        >>> scores, positives = torch.tensor([0.0, 0.5, -1.0]), torch.tensor([True, False, False])
+        >>> indices = torch.tensor([7, 40, 41])
+        >>> term(scores, positives, indices)  # q = 1, |P||N| = 2: 0.25 / 2 / 2
+        tensor(0.0625)
+        >>> term.multipliers[7]
+        tensor(0.2500)
+        >>> term(scores, positives, indices)  # and 0.25 / 2 more
+        tensor(0.1875)
+
+    Source: Sangalli et al., "Constrained Optimization to Train Neural Networks on Critical and
+    Under-Represented Classes" (NeurIPS 2021), and the code published with it.
+    """
+
+    multipliers: Tensor
+    mu: Tensor
+    epoch: Tensor
+    previous_auc: Tensor
+    rising: Tensor
+
+    def __init__(
+        self,
+        samples: int,
+        *,
+        delta: float | Tensor = 0.25,
+        mu: float = 1e-7,
+        rho: float = 2.0,
+        power: int = 1,
+        reduction: str = "mean",
+    ):
+        super().__init__()
+        _validate.integer("ALM", "samples", samples, 1)
+        _validate.weight("ALM", "delta", delta)
+        _number("ALM", "mu", mu, above=True)
+        _number("ALM", "rho", rho, above=True)
+        if rho <= 1:
+            raise ValueError(f"ALM: rho must be above 1, got {rho}")
+        _validate.power("ALM", power)
+        _validate.choice("ALM", "reduction", reduction, _ops.REDUCTION)
+        self.samples = samples
+        self.delta = delta
+        self.start = float(mu)
+        self.rho = float(rho)
+        self.power = power
+        self.reduction = reduction
+        self.register_buffer("multipliers", torch.zeros(samples))
+        # A tensor, so that a new value compiles nothing anew.
+        self.register_buffer("mu", torch.tensor(self.start, dtype=torch.float64))
+        self.register_buffer("epoch", torch.tensor(0))
+        self.register_buffer("previous_auc", torch.tensor(0.0, dtype=torch.float64))
+        self.register_buffer("rising", torch.tensor(True))
+
+    @property
+    def cap(self) -> float:
+        """The largest mu: ``start * rho^3`` for a start of 1e-3 or more, else ``start * rho^5``."""
+        return self.start * self.rho ** (3 if self.start >= 1e-3 else 5)
+
+    def forward(
+        self,
+        scores: Tensor,
+        positives: Tensor,
+        indices: Tensor,
+        where: Tensor | None = None,
+    ) -> Tensor:
+        """The term; in training mode the multipliers are then updated."""
+        _validate.scores("ALM", "scores", scores)
+        positives = _validate.mask("ALM", "positives", positives, scores, "scores")
+        where = torch.ones_like(positives) if where is None else where
+        where = _validate.mask("ALM", "where", where, scores, "scores")
+        if scores.device != self.multipliers.device:
+            raise ValueError(
+                "ALM: scores must be on the device of the multipliers, "
+                f"{self.multipliers.device}, got {scores.device} (move the module with .to())"
+            )
+        indices = self._indices(indices, scores)
+
+        q = hinge_violations(scores, positives, self.delta, where)
+        positives, negatives = positives & where, ~positives & where & ~scores.isnan()
+        indices = torch.where(positives, indices, 0).flatten().long()
+        multipliers = self.multipliers.gather(0, indices).view_as(q).to(q.dtype)
+        pairs = positives.sum(-1) * negatives.sum(-1)
+        terms = self.mu / 2 * q ** (2 * self.power) + multipliers * q
+        value = terms.sum(-1) / pairs.clamp(min=1)
+
+        if self.training:
+            with torch.no_grad():
+                step = torch.where(positives & q.isfinite(), self.mu * q, 0).flatten()
+                step = step.to(self.multipliers.dtype)
+                # This form of addition is the same from run to run on every device.
+                self.multipliers.index_put_((indices,), step, accumulate=True)
+        if self.reduction == "none":
+            return value
+        total = value.sum()
+        return total / (pairs > 0).sum().clamp(min=1) if self.reduction == "mean" else total
+
+    def _indices(self, indices: Tensor, scores: Tensor) -> Tensor:
+        _same_place("ALM", "indices", indices, scores, "scores")
+        if indices.dtype not in _INDICES:
+            raise TypeError(f"ALM: indices must have dtype int32 or int64, got {indices.dtype}")
+        try:
+            return indices.expand(scores.shape)
+        except RuntimeError:
+            raise ValueError(
+                "ALM: indices must be broadcastable to the shape of scores, "
+                f"{tuple(scores.shape)}, got shape {tuple(indices.shape)}"
+            ) from None
+
+    @torch.no_grad()
+    def end_epoch(self, validation_auc: float | Tensor) -> None:
+        """Raise mu, or not, by the published rule; epochs are counted from 0 by these calls.
+
+        * Epoch 0: nothing (our reading: the rule begins with epoch 1). Epoch 1: only the AUC is
+          kept. From epoch 2 on, until it is stopped:
+        * an AUC of 1 stops mu for good, where it is;
+        * a mu that would rise above :attr:`cap` is set to the cap and stops for good;
+        * otherwise mu is multiplied by rho in epoch 2, and in a later one only if the AUC fell by
+          more than 0.05 from that of the epoch before.
+
+        Args:
+            validation_auc: from 0 to 1; a number or a 0-dim tensor, which is read on the host.
+
+        Raises:
+            TypeError, ValueError: if it is not.
+
+        Example:
+            >>> term = ALM(samples=100, mu=1e-2)
+            >>> for auc in (0.6, 0.7, 0.8, 0.8, 0.7, 0.7):
+            ...     term.end_epoch(auc)
+            >>> term.mu.item()  # raised in epoch 2 and, after a fall, in epoch 4
+            0.04
+        """
+        if isinstance(validation_auc, Tensor) and validation_auc.dim() == 0:
+            validation_auc = validation_auc.item()
+        _number("ALM.end_epoch", "validation_auc", validation_auc)
+        if validation_auc > 1:
+            raise ValueError(
+                f"ALM.end_epoch: validation_auc must be a number from 0 to 1, got {validation_auc}"
+            )
+        epoch = self.epoch.item()
+        if epoch >= 2 and self.rising.item():
+            raised = self.mu.item() * self.rho
+            if validation_auc == 1:
+                self.rising.fill_(False)
+            elif raised > self.cap:
+                self.mu.fill_(self.cap)
+                self.rising.fill_(False)
+            elif epoch == 2 or self.previous_auc.item() - validation_auc > 0.05:
+                self.mu.fill_(raised)
+        self.previous_auc.fill_(validation_auc)
+        self.epoch.add_(1)
+
+    def reset(self) -> None:
+        """Multipliers, mu and its schedule as at the start."""
+        self.multipliers.zero_()
+        self.mu.fill_(self.start)
+        self.epoch.zero_()
+        self.previous_auc.zero_()
+        self.rising.fill_(True)
+
+    def extra_repr(self) -> str:
+        """The hyper-parameters."""
+        return (
+            f"samples={self.samples}, delta={self.delta}, mu={self.start}, rho={self.rho}, "
+            f"power={self.power}, reduction={self.reduction!r}"
+        )
+
+
+# --- several classes ------------------------------------------------------------------------------
+
+
+class OneVersusRest(nn.Module):
+    """A ranking term applied to the critical classes of several, each against all the rest.
+
+    For a critical class c the scores are ``logits[:, c]`` and the positives the items of class c.
+    The classes become a batch of lists in one call of the term, whose reduction over lists is then
+    that over classes: ``"mean"`` is the mean over the classes present in the batch, and 0 if none
+    is. (:class:`ALM` also needs an item of another class.) The paper's extension to several classes
+    is not public to us: this is our reading.
+
+    With :class:`ALM` one multiplier per sample is enough: a sample is a positive of one class only.
+
+    Args:
+        term: :class:`rankreg_ext.nn.RankReg` without a memory, :class:`ALM`, or another callable
+            ``term(scores, positives, *extra, where=...)`` on lists ``(K, n)``.
+        classes: the K critical classes, distinct integers of at least 0.
+
+    Shape:
+        ``forward(logits, targets, *extra, where=None)`` takes ``(n, C)`` floating-point logits,
+        ``(n,)`` integer classes, what else the term wants (the indices of :class:`ALM`, ``(n,)``),
+        and a bool mask ``(n,)`` of the items that count. It returns what the term does: 0-dim, or
+        ``(K,)`` in the order of ``classes`` for a term without reduction.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+
+    Example:
+        >>> term = OneVersusRest(RankReg(alpha=1.0, normalize="none"), classes=[1, 2])
+        >>> logits = torch.tensor([[0.0, 0.1, 0.0], [0.0, 0.5, 0.0], [0.0, 0.2, 0.3]])
+        >>> term(logits, torch.tensor([1, 0, 0]))  # class 1 has rank 3, class 2 is absent
+        tensor(9.)
+
+    Source: our reading; that classes present are averaged is the rule of the average-precision loss
+    of Rolinek et al. (CVPR 2020).
+    """
+
+    classes: Tensor
+
+    def __init__(self, term: Callable[..., Tensor], classes: Sequence[int]):
+        super().__init__()
+        if not callable(term):
+            raise TypeError(f"OneVersusRest: term must be callable, got {type(term).__name__}")
+        if isinstance(term, RankReg) and term.memory is not None:
+            raise ValueError(
+                "OneVersusRest: term must have no memory, which holds the scores of one list, "
+                f"got {term}"
+            )
+        _integers("OneVersusRest", "classes", classes, 0)
+        if not len(classes) or len(set(classes)) < len(classes):
+            raise ValueError(
+                f"OneVersusRest: classes must be distinct, at least one, got {list(classes)}"
+            )
+        self.term = term
+        self.register_buffer("classes", torch.tensor([int(c) for c in classes]), persistent=False)
+        self._highest = max(int(c) for c in classes)
+
+    def forward(
+        self, logits: Tensor, targets: Tensor, *extra: Tensor, where: Tensor | None = None
+    ) -> Tensor:
+        """The term of the critical classes' lists."""
+        _validate.scores("OneVersusRest", "logits", logits)
+        if logits.dim() != 2 or logits.shape[1] <= self._highest:
+            raise ValueError(
+                "OneVersusRest: logits must have shape (n, classes), with more than "
+                f"{self._highest} classes, got {tuple(logits.shape)}"
+            )
+        if logits.device != self.classes.device:
+            raise ValueError(
+                "OneVersusRest: logits must be on the device of the module, "
+                f"{self.classes.device}, got {logits.device} (move the module with .to())"
+            )
+        _classes("OneVersusRest", "targets", targets, logits, "logits", len(logits))
+        scores = logits.index_select(1, self.classes).T
+        return self.term(scores, targets == self.classes.unsqueeze(1), *extra, where=where)
+
+    def extra_repr(self) -> str:
+        """The classes."""
+        return f"classes={self.classes.tolist()}"
+
+
+# --- argument checks ------------------------------------------------------------------------------
+
+
+_INDICES = (torch.int32, torch.int64)
+
+
+def _number(function: str, argument: str, value: float, *, above: bool = False) -> None:
+    """A finite number of at least 0, or above 0."""
+    required = f"{function}: {argument} must be a finite number " + (
+        "above 0" if above else "of at least 0"
+    )
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{required}, got {value if value is None else type(value).__name__}")
+    if not (0 <= value < math.inf) or (above and value == 0):
+        raise ValueError(f"{required}, got {value}")
+
+
+def _integers(function: str, argument: str, values: Sequence[int], least: int) -> None:
+    required = f"{function}: {argument} must be a sequence of integers of at least {least}"
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"{required}, got {type(values).__name__}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{required}, got {value!r} in it")
+        if value < least:
+            raise ValueError(f"{required}, got {value} in it")
+
+
+def _counts(function: str, counts: Sequence[int], classes: int | None = None) -> tuple[int, ...]:
+    _integers(function, "counts", counts, 1)
+    if len(counts) != classes if classes else not len(counts):
+        needed = "one entry per class, " + (str(classes) if classes else "at least 1")
+        raise ValueError(f"{function}: counts must have {needed}, got {len(counts)}")
+    return tuple(int(n) for n in counts)
+
+
+def _same_place(function: str, argument: str, value: Tensor, x: Tensor, of: str) -> None:
+    """A tensor on the device of ``x``, which is the argument called ``of``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{function}: {argument} must be a torch.Tensor, got {type(value).__name__}"
+        )
+    if value.device != x.device:
+        raise ValueError(
+            f"{function}: {argument} must be on the device of {of}, {x.device}, got {value.device}"
+        )
+
+
+def _classes(
+    function: str,
+    argument: str,
+    value: Tensor,
+    x: Tensor,
+    of: str,
+    n: int,
+    *,
+    boolean: bool = False,
+) -> None:
+    """``(n,)`` classes, one for each row of ``x``."""
+    _same_place(function, argument, value, x, of)
+    kinds = "a bool or integer dtype" if boolean else "an integer dtype"
+    integer = not (value.is_floating_point() or value.is_complex())
+    if not integer or (value.dtype == torch.bool and not boolean):
+        raise TypeError(f"{function}: {argument} must have {kinds}, got {value.dtype}")
+    if value.shape != (n,):
+        raise ValueError(
+            f"{function}: {argument} must have one entry per row of {of}, shape ({n},), "
+            f"got {tuple(value.shape)}"
+        )
