@@ -949,8 +949,8 @@ def _sorted(scores: Tensor, positives: Tensor, where: Tensor, delta: float | Ten
     """The order of the items by threshold; in that order, the thresholds and who is what.
 
     That is the positives, the negatives without the NaN among them, and the NaN scores. The
-    threshold of a positive is ``a - delta``, that of a negative its score: a pair violates the margin if the
-    negative is strictly above the positive.
+    threshold of a positive is ``a - delta``, that of a negative its score: a pair violates the
+    margin if the negative is strictly above the positive.
     """
     if isinstance(delta, Tensor):
         delta = delta.detach()
