@@ -27,10 +27,10 @@ Their conventions, once for all:
   and weights do not overflow. The gradient has the dtype of the logits.
 * **eps** of the margin and focal losses: the published code adds 1e-4 inside each logarithm,
   ``-log(sg(x) + eps)``. That bounds the loss at ``-log(eps)``, 9.2 for 1e-4, lets it fall to
-  ``-log(1 + eps)``, just below 0, and makes the gradient *vanish* where a logit is very wrong, from
-  about ``log(eps)`` on: such an item no longer learns. ``eps=0.0``, the default, is the formula
-  itself: unbounded, with a gradient of 1 there (without the focal factor). Pass ``eps=1e-4`` to
-  compare with published figures.
+  ``-log(1 + eps)``, just below 0, and makes the gradient *vanish* for very wrong items, those with
+  x below about ``log(eps)``: they no longer learn. ``eps=0.0``, the default, is the formula itself:
+  unbounded, with a gradient that goes to 1 there. Pass ``eps=1e-4`` to compare with published
+  figures.
 """
 
 from __future__ import annotations
@@ -130,8 +130,7 @@ def symmetric_margin_loss(
         >>> symmetric_margin_loss(logits, torch.tensor([1, 0]), reduction="none")  # -log sg(0)
         tensor([0.6931, 0.6931])
 
-    Source: Li, Kamnitsas and Glocker, "Overfitting of Neural Nets under Class Imbalance" (MICCAI
-    2019), as in the published code of ALM.
+    Source: the published code of ALM (Sangalli et al., NeurIPS 2021).
     """
     name = "symmetric_margin_loss"
     _number(name, "margin", margin)
@@ -169,7 +168,8 @@ def asymmetric_margin_loss(
         >>> asymmetric_margin_loss(logits, torch.tensor([1, 0]), reduction="none")
         tensor([0.6931, 0.6931])
 
-    Source: as for :func:`symmetric_margin_loss`.
+    Source: Li, Kamnitsas and Glocker, "Overfitting of Neural Nets under Class Imbalance" (MICCAI
+    2019), as in the published code of ALM.
     """
     name = "asymmetric_margin_loss"
     _number(name, "margin", margin)
@@ -367,7 +367,7 @@ def effective_number_weights(
         >>> effective_number_weights([3, 1], beta=0.5)  # 4/7 and 1, rescaled
         tensor([0.7273, 1.2727])
 
-    Source: Cui et al. (CVPR 2019), equation 4; rescaled as in section 5.
+    Source: Cui et al. (CVPR 2019).
     """
     weights = _effective_number_weights("effective_number_weights", counts, beta, rescale)
     return torch.tensor(weights)
@@ -681,7 +681,7 @@ def ldam_loss(
         tensor(0.6931)
 
     Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss"
-    (NeurIPS 2019), equation 13.
+    (NeurIPS 2019).
     """
     name = "ldam_loss"
     _validate.scores(name, "cosines", cosines)
@@ -891,8 +891,8 @@ def hinge_violations(
 
     The pairs are not enumerated: one sort and a few sums along it, O(n log n) time and O(n) memory
     for a list of n items, whatever the number of positives. Going down the sorted list, q grows by
-    each gap times the number of negatives above it. No differences of large sums are taken: the
-    result is exact to a few roundings in float64.
+    each gap times the number of negatives above it. These are sums of positive terms, in float64,
+    without a difference of large sums: the relative error is that of n roundings at worst.
 
     The gradient is that of the formula, with :math:`[\cdot]` counting pairs:
 

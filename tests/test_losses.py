@@ -48,6 +48,11 @@ def sigmoid(z: float) -> float:
     return 1 / (1 + math.exp(-z))
 
 
+def test_every_public_name_has_an_example():
+    for name in losses.__all__:
+        assert ">>>" in getattr(losses, name).__doc__, name
+
+
 # --- binary losses: values ------------------------------------------------------------------------
 
 # Loss, and its value for a target of 1 and of 0 by the formula, with e inside the logarithms.
@@ -519,7 +524,7 @@ def test_masked_items_hold_anything():
 
 
 def test_large_offsets_take_no_digits():
-    # Sums of 1e6 are exact here; a sum of scores less a multiple of the threshold would not be.
+    # A sum of scores less a multiple of the threshold would round these differences away.
     scores = torch.tensor([2.0**40, *[2.0**40 + 2.0**-10] * 3], dtype=torch.float64)
     q, _ = violations(scores, flags("+---"), 0.0)
     assert q[0].item() == 3 * 2.0**-10
