@@ -5,7 +5,7 @@
 tensor([4., 5., 2., 3., 1.])
 """
 
-from . import data, metrics, nn, reference
+from . import data, losses, metrics, nn, reference
 from ._backend import show_config, use_backend
 from ._version import __version__
 from .diagnostics import rankreg_diagnostics
@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "blackbox_rank",
     "data",
+    "losses",
     "metrics",
     "nn",
     "positive_ranks",
