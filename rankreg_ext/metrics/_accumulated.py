@@ -322,10 +322,8 @@ class ErrorAtTPR(_Stored):
         for store in self._stores:
             curve, defined, groups = _curve_of(store)
             values = [
-                _multiclass.error(
-                    curve.scores, groups, _curve.threshold(curve, target), self.population
-                )
-                for target in targets
+                _multiclass.error(curve.scores, groups, threshold, self.population)
+                for threshold in _curve.thresholds(curve, targets)
             ]
             errors.append(_curve.stacked(values, defined, self.tpr))
         return errors[0] if isinstance(self.critical, int) else torch.stack(errors)

@@ -177,17 +177,12 @@ def partial_areas(
     curve: _curve.Curve, defined: Tensor, side: str, value: float | Sequence[float], area: str
 ) -> Tensor:
     """The areas for arguments from :func:`partial_side`."""
+    rates = value if isinstance(value, tuple) else (value,)
     if side == "max_fpr":  # with the classes swapped, FPR <= b reads TPR >= 1 - b
         curve = curve.swapped()
-
-    def one(rate: float) -> Tensor:
-        def skipped(n: Tensor) -> Tensor:
-            return n * rate if side == "min_tpr" else n - n * rate
-
-        return _curve.partial_auc(curve, skipped, area)
-
-    rates = value if isinstance(value, tuple) else (value,)
-    return _curve.stacked([one(rate) for rate in rates], defined, value)
+    n = curve.n_pos.double()
+    skips = [n * rate if side == "min_tpr" else n - n * rate for rate in rates]
+    return _curve.stacked(_curve.partial_auc(curve, skips, area), defined, value)
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def bootstrap(
     items = _items("bootstrap", scores, targets)
     _settings("bootstrap", resamples, level, seed, max_items)
     estimate, samples = _sampled(
-        metric, scores, targets, items, resamples, stratified, seed, max_items
+        "bootstrap", metric, scores, targets, items, resamples, stratified, seed, max_items
     )
     return _interval(estimate, samples, level)
 
@@ -138,12 +138,13 @@ def bootstrap_difference(
     dtype = torch.promote_types(scores.dtype, other.dtype)
     both = torch.stack([scores.to(dtype), other.to(dtype)])
     estimate, samples = _sampled(
-        metric, both, targets, items, resamples, stratified, seed, max_items
+        function, metric, both, targets, items, resamples, stratified, seed, max_items
     )
     return _interval(estimate[0] - estimate[1], samples[:, 0] - samples[:, 1], level)
 
 
 def _sampled(
+    function: str,
     metric: Metric,
     scores: Tensor,
     targets: Tensor,
@@ -171,7 +172,7 @@ def _sampled(
         values = metric(lists, labels.expand(len(index), *shape))
         if values.shape != (len(index), *estimate.shape):
             raise ValueError(
-                "bootstrap: metric must return for lists with one more leading dimension "
+                f"{function}: metric must return for lists with one more leading dimension a shape "
                 f"{(len(index), *estimate.shape)}, got {tuple(values.shape)}"
             )
         samples.append(values)

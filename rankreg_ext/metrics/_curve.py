@@ -8,7 +8,7 @@ a sort; a table of distinct scores, by sums. The metrics do not tell the two apa
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class ListCurve:
     """
 
     def __init__(self, scores: Tensor, positives: Tensor, negatives: Tensor):
-        self.scores, self.weight, self._negatives = scores, positives, negatives
+        self.scores, self.weight, self.negatives = scores, positives, negatives
         self.n_pos, self.n_neg = positives.sum(-1), negatives.sum(-1)
 
     def above(self) -> tuple[Tensor, Tensor]:
@@ -45,12 +45,30 @@ class ListCurve:
         below = positive_ranks(-self.scores, self.weight, where=self.weight).long() - 1
         return self.n_pos.unsqueeze(-1) - below
 
+    def kth_best(self, ks: Sequence[Tensor]) -> list[Tensor]:
+        """``(...)`` for each k ``(...)``, 1 <= k <= P: the score of the k-th best positive."""
+        rank = positive_ranks(self.scores, self.weight, where=self.weight)
+        best = (self.weight & (rank <= k.unsqueeze(-1)) for k in ks)
+        return [torch.where(which, self.scores, torch.inf).amin(-1) for which in best]
+
+    def surplus(self) -> Tensor:
+        """``(...)`` int64: the pairs of a positive and a negative in the right order, less others.
+
+        With r the rank from the top and s the rank from the bottom, ``s_i - r_i`` is the number of
+        items below item i less the number above it. Summed over the positives, each pair of
+        positives enters once with either sign, which leaves the pairs with negatives.
+        """
+        present = self.weight | self.negatives
+        top = positive_ranks(self.scores, self.weight, where=present)
+        bottom = positive_ranks(-self.scores, self.weight, where=present)
+        return (bottom - top).long().sum(-1)
+
     def swapped(self) -> ListCurve:
         """The curve with the classes, and best and worst, in each other's place."""
-        return ListCurve(-self.scores, self._negatives, self.weight)
+        return ListCurve(-self.scores, self.negatives, self.weight)
 
     def _beyond(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        present = self.weight | self._negatives
+        present = self.weight | self.negatives
         positives = positive_ranks(scores, self.weight, where=self.weight).long() - 1
         everything = positive_ranks(scores, self.weight, where=present).long() - 1
         return positives, everything - positives
@@ -63,25 +81,37 @@ class TableCurve:
     """
 
     def __init__(self, scores: Tensor, positives: Tensor, negatives: Tensor):
-        self.scores, self.weight, self._negatives = scores, positives, negatives
+        self.scores, self.weight, self.negatives = scores, positives, negatives
         self.n_pos, self.n_neg = positives.sum(-1), negatives.sum(-1)
 
     def above(self) -> tuple[Tensor, Tensor]:
         """As :meth:`ListCurve.above`."""
         positives, negatives = self.reached()
-        return positives - self.weight, negatives - self._negatives
+        return positives - self.weight, negatives - self.negatives
 
     def reached(self) -> tuple[Tensor, Tensor]:
         """As :meth:`ListCurve.reached`."""
-        return self.weight.cumsum(-1), self._negatives.cumsum(-1)
+        return self.weight.cumsum(-1), self.negatives.cumsum(-1)
 
     def reached_positives(self) -> Tensor:
         """As :meth:`ListCurve.reached_positives`."""
         return self.weight.cumsum(-1)
 
+    def kth_best(self, ks: Sequence[Tensor]) -> list[Tensor]:
+        """As :meth:`ListCurve.kth_best`."""
+        reached = self.weight.cumsum(-1)
+        fits = ((self.weight > 0) & (reached >= k) for k in ks)
+        return [torch.where(which, self.scores, -torch.inf).amax(-1) for which in fits]
+
+    def surplus(self) -> Tensor:
+        """As :meth:`ListCurve.surplus`."""
+        reached = self.negatives.cumsum(-1)
+        below, above = self.n_neg - reached, reached - self.negatives
+        return (self.weight * (below - above)).sum(-1)
+
     def swapped(self) -> TableCurve:
         """As :meth:`ListCurve.swapped`."""
-        return TableCurve(-self.scores.flip(-1), self._negatives.flip(-1), self.weight.flip(-1))
+        return TableCurve(-self.scores.flip(-1), self.negatives.flip(-1), self.weight.flip(-1))
 
 
 Curve = ListCurve | TableCurve
@@ -116,7 +146,7 @@ def masked(scores: Tensor, positives: Tensor, where: Tensor | None) -> tuple[Lis
 def roc_auc(curve: Curve) -> Tensor:
     """``(...)`` float64."""
     pairs = curve.n_pos * curve.n_neg
-    return _twice_wins(curve, *curve.above(), *curve.reached()).sum(-1).double() / (2 * pairs)
+    return (curve.surplus() + pairs).double() / (2 * pairs)  # 2 wins + ties: an exact integer
 
 
 def average_precision(curve: Curve) -> Tensor:
@@ -126,85 +156,86 @@ def average_precision(curve: Curve) -> Tensor:
     return precision.sum(-1) / curve.n_pos
 
 
-def partial_auc(curve: Curve, skipped: Callable[[Tensor], Tensor], area: str) -> Tensor:
-    """``(...)`` float64: the area beyond the first ``skipped(P)`` of the P positives.
+def partial_auc(curve: Curve, skips: Sequence[Tensor], area: str) -> list[Tensor]:
+    """``(...)`` float64 for each ``(...)`` skip: the area beyond that many of the P positives.
 
     All positives of a tie share one segment of the curve, and at most one segment is cut.
     """
     n_pos, n_neg = curve.n_pos.double(), curve.n_neg.double()
     (tp0, fp0), (tp1, fp1) = curve.above(), curve.reached()
-    skip = skipped(n_pos)
-    start = skip.unsqueeze(-1)
     here = curve.weight > 0
-    whole = torch.where(here & (tp0 >= start), _twice_wins(curve, tp0, fp0, tp1, fp1), 0).sum(-1)
+    # Twice the negatives below each entry plus those beside it: integers, whose sum has no order.
+    beaten = torch.where(here, curve.weight * (2 * curve.n_neg.unsqueeze(-1) - fp0 - fp1), 0)
 
-    cut = here & (tp0 < start) & (tp1 > start)
-    tp0, fp0, tp1, fp1 = (torch.where(cut, x, 0).amax(-1).double() for x in (tp0, fp0, tp1, fp1))
-    fp_cut = fp0 + (skip - tp0) / (tp1 - tp0) * (fp1 - fp0)
-    part = torch.where(cut.any(-1), (tp1 - skip) * (2 * n_neg - fp_cut - fp1), 0)
+    def beyond(skip: Tensor) -> Tensor:
+        start = skip.unsqueeze(-1)
+        whole = torch.where(tp0 >= start, beaten, 0).sum(-1)
+        cut = here & (tp0 < start) & (tp1 > start)
+        t0, f0, t1, f1 = (
+            torch.where(cut, count, 0).amax(-1).double() for count in (tp0, fp0, tp1, fp1)
+        )
+        f = f0 + (skip - t0) / (t1 - t0) * (f1 - f0)
+        part = torch.where(cut.any(-1), (t1 - skip) * (2 * n_neg - f - f1), 0)
+        return (whole + part) / (2 * n_neg * (n_pos if area == "raw" else n_pos - skip))
 
-    width = n_pos if area == "raw" else n_pos - skip
-    return (whole + part) / (2 * n_neg * width)
-
-
-def _twice_wins(curve: Curve, tp0: Tensor, fp0: Tensor, tp1: Tensor, fp1: Tensor) -> Tensor:
-    """``(..., m)`` int64: twice the negatives below each entry plus those beside it, weighted.
-
-    Integers, so that the order of their sum is no matter.
-    """
-    return torch.where(
-        curve.weight > 0, curve.weight * (2 * curve.n_neg.unsqueeze(-1) - fp0 - fp1), 0
-    )
+    return [beyond(skip) for skip in skips]
 
 
 def fpr_at_tpr(curve: Curve, targets: Sequence[float], rule: str) -> list[Tensor]:
     """``(...)`` float64 for each target."""
-    tp, fp = curve.reached()
-    here = curve.weight > 0
     n_pos, n_neg = curve.n_pos.double(), curve.n_neg.double()
-    tpr = tp / n_pos.unsqueeze(-1)
 
-    def first(fits: Tensor, count: Tensor) -> Tensor:
-        """The count at the best entry that fits: counts only grow along the curve."""
-        return torch.where(here & fits, count, torch.iinfo(torch.int64).max).amin(-1)
+    def fpr(score: Tensor) -> Tensor:
+        return _count(curve.negatives, curve.scores >= score.unsqueeze(-1)) / n_neg
 
-    if rule == "threshold":
-        return [first(tpr >= target, fp) / n_neg for target in targets]
-    if rule == "interpolate":
-        tp0, fp0 = curve.above()
-        rates = []
-        for target in targets:
-            fits = tpr >= target
-            t0, t1 = first(fits, tp0) / n_pos, first(fits, tp) / n_pos
-            f0, f1 = first(fits, fp0) / n_neg, first(fits, fp) / n_neg
-            rates.append(f0 + (target - t0) / (t1 - t0) * (f1 - f0))
-        return rates
-
-    hundredths = (tpr * 100).round()
+    def interpolated(target: float, score: Tensor) -> Tensor:
+        above, reached = (
+            compare(curve.scores, score.unsqueeze(-1)) for compare in (torch.gt, torch.ge)
+        )
+        t0, t1 = _count(curve.weight, above) / n_pos, _count(curve.weight, reached) / n_pos
+        f0, f1 = _count(curve.negatives, above) / n_neg, _count(curve.negatives, reached) / n_neg
+        return f0 + (target - t0) / (t1 - t0) * (f1 - f0)
 
     def rounded(target: float) -> Tensor:
         hundred = round(target * 100)
 
-        def at(fits: Tensor) -> tuple[Tensor, Tensor]:
-            return (here & fits).any(-1), first(fits, fp) / n_neg
+        def first(fits: Tensor) -> tuple[Tensor, Tensor]:
+            fits = fits & (curve.weight > 0)
+            return fits.any(-1), fpr(torch.where(fits, curve.scores, -torch.inf).amax(-1))
 
-        exact, fpr = at(tpr == target)
-        same, fpr_same = at(hundredths == hundred)
-        low, fpr_low = at(hundredths == hundred - 1)
+        exact, fpr_exact = first(tpr == target)
+        same, fpr_same = first(hundredths == hundred)
+        low, fpr_low = first(hundredths == hundred - 1)
         if hundred == 1:  # the point (0, 0) comes before every positive
             low, fpr_low = torch.ones_like(low), torch.zeros_like(fpr_low)
-        high, fpr_high = at(hundredths == hundred + 1)
+        high, fpr_high = first(hundredths == hundred + 1)
         between = torch.where(low & high, (fpr_low + fpr_high) / 2, 0)
-        return torch.where(exact, fpr, torch.where(same, fpr_same, between))
+        return torch.where(exact, fpr_exact, torch.where(same, fpr_same, between))
 
-    return [rounded(target) for target in targets]
+    if rule == "rounded":
+        tpr = curve.reached_positives() / n_pos.unsqueeze(-1)
+        hundredths = (tpr * 100).round()
+        return [rounded(target) for target in targets]
+    scores = thresholds(curve, targets)
+    if rule == "threshold":
+        return [fpr(score) for score in scores]
+    return [interpolated(target, score) for target, score in zip(targets, scores, strict=True)]
 
 
-def threshold(curve: Curve, target: float) -> Tensor:
-    """``(...)``: the highest score at which the true-positive rate is at least the target."""
-    tpr = curve.reached_positives() / curve.n_pos.double().unsqueeze(-1)
-    fits = (curve.weight > 0) & (tpr >= target)
-    return torch.where(fits, curve.scores, -torch.inf).amax(-1)
+def thresholds(curve: Curve, targets: Sequence[float]) -> list[Tensor]:
+    """``(...)`` for each target: the highest score whose true-positive rate is at least that."""
+    n_pos, ks = curve.n_pos.double(), []
+    for target in targets:
+        # The product may round to the wrong side of an integer: 0.07 * 100 = 7.000000000000001.
+        k = (target * n_pos).ceil()
+        k = torch.where((k - 1) / n_pos >= target, k - 1, k)
+        ks.append(torch.where(k / n_pos < target, k + 1, k))
+    return curve.kth_best(ks)
+
+
+def _count(items: Tensor, entries: Tensor) -> Tensor:
+    """The items, bool or counts, of these entries."""
+    return (items * entries).sum(-1)
 
 
 # --- arguments ------------------------------------------------------------------------------------

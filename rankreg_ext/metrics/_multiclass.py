@@ -105,9 +105,8 @@ def error_at_tpr(
         present = present if where is None else present & where
         groups = [negatives & ~wrong, negatives & wrong, positives & ~wrong, positives & wrong]
         groups = [group & present for group in groups]
-        values = [
-            error(score, groups, _curve.threshold(curve, target), population) for target in targets
-        ]
+        thresholds = _curve.thresholds(curve, targets)
+        values = [error(score, groups, threshold, population) for threshold in thresholds]
         errors.append(_curve.stacked(values, defined, tpr))
     return errors[0] if isinstance(critical, int) else torch.stack(errors, scores.dim() - 2)
 
