@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from fractions import Fraction
 
 import pytest
 import torch
@@ -76,23 +77,22 @@ def lists(name, n, dtype, seed=0):
     return scores.to(dtype), torch.randint(3, (n,), generator=g)
 
 
-@pytest.fixture(params=["one by one", "sorted", "sorted always"])
+@pytest.fixture(params=["one by one", "sorted"])
 def storage(request, monkeypatch):
     """Small limits, so that short lists go through every form of storage."""
-    if request.param != "one by one":
-        monkeypatch.setattr(store, "_PENDING_ITEMS", 16 if request.param == "sorted" else 1)
-    return request.param
+    if request.param == "sorted":
+        monkeypatch.setattr(store, "_PENDING_ITEMS", 16)
 
 
 EVERY = {**BINARY, **SEVERAL}
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float32))
 @pytest.mark.parametrize("name", EVERY)
 def test_batches_are_one_list(name, dtype, storage):
     make, function = EVERY[name]
     scores, targets = lists(name, 90, dtype)
-    for sizes in ([90], [1] * 90, [0, 40, 0, 20, 7, 23], [17] * 5 + [5]):
+    for sizes in ([90], [0, 40, 0, 20, 7, 23], [1] * 9 + [9] * 9):
         metric = make()
         for s, t in zip(scores.split(sizes), targets.split(sizes), strict=True):
             metric.update(s, t)
@@ -106,7 +106,7 @@ def test_batches_are_one_list(name, dtype, storage):
     assert_same(name, metric.compute(), function(scores[:50], targets[:50]))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float64))
 @pytest.mark.parametrize("name", EVERY)
 def test_states_travel(name, dtype, storage):
     make, function = EVERY[name]
@@ -156,7 +156,7 @@ def test_masked_items_are_dropped(name, storage):
         assert_same(name, metric.compute(), function(scores[where], targets[where]))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float32))
 @pytest.mark.parametrize("name", EVERY)
 def test_nan_and_missing_classes(name, dtype, storage):
     make, function = EVERY[name]
@@ -176,7 +176,7 @@ def test_nan_and_missing_classes(name, dtype, storage):
         assert_equal(make().merge_state([metric]).compute(), function(s, t))
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.sampled_from(FLOATS), st.integers(0, 12)), min_size=1, max_size=12),
     st.sampled_from(sorted(EVERY)),
@@ -248,9 +248,9 @@ def test_small_batches_do_not_pile_up():
     assert metric.compute().item() == (500 * 501 / 2) / 500**2
 
 
-@pytest.mark.parametrize("scale", [2**24 + 1, 2**33 + 1])
+@pytest.mark.parametrize("scale", [2**24 + 1, 2**31 + 1, 2**40 + 1])
 def test_counts_beyond_32_bits(scale):
-    """A billion items of each score, from states: what many processes would have counted."""
+    """So many items of each score, from states; their pairs are more than 64 bits hold at last."""
     scores = torch.tensor([2.0, 1.0, 1.0, 0.0, 0.0], dtype=torch.float16)
     positives = flags("-+-+-")
     states = []
@@ -262,16 +262,16 @@ def test_counts_beyond_32_bits(scale):
                 state[key] = state[key] * scale
         metric.load_state_dict(state)
         states.append(metric)
-    # One item more decides: a negative at the top.
+    # One item more: a negative at the top, where it ties with a third of the others.
     for metric in states:
         metric.update(scores[:1], flags("-"))
     auc, fpr, corner, precision = states
     p, n = 2 * scale, 3 * scale + 1
     assert len(auc) == p + n
-    # Beaten: by each of the better positives scale and half of scale; by the others half of scale.
-    if p * n < 2**61:
-        assert auc.compute().item() == pytest.approx(2 * scale**2 / (p * n), rel=1e-15)
-        assert corner.compute().item() == pytest.approx(scale / 2 / n, rel=1e-15)
+    # A positive at 1 beats the scale negatives at 0 and half of those at 1, one at 0 half of its.
+    half = Fraction(scale, 2)
+    assert auc.compute().item() == pytest.approx(float((scale + half + half) / (2 * n)), rel=1e-15)
+    assert corner.compute().item() == pytest.approx(float(half / n), rel=1e-15)
     assert fpr.compute().tolist() == [(2 * scale + 1) / n, 1.0]
     expected = (scale / (3 * scale + 1) + 2 * scale / (5 * scale + 1)) / 2
     assert precision.compute().item() == pytest.approx(expected, rel=1e-15)
