@@ -26,6 +26,9 @@ from . import _binary, _curve, _multiclass
 from ._store import ABSENT, Store
 
 
+State = Mapping[str, Tensor | str]
+
+
 class _Accumulated:
     """What all metrics of this module have."""
 
@@ -33,14 +36,14 @@ class _Accumulated:
         """Forget all batches."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that has been added, as tensors; settings are no part of it."""
+    def state_dict(self) -> dict[str, Tensor | str]:
+        """All that has been added, as tensors (and the layout, a string); no settings."""
         raise NotImplementedError
 
-    def _add_state(self, state: Mapping[str, Tensor]) -> None:
+    def _add_state(self, state: State) -> None:
         raise NotImplementedError
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Hold what the state has, and nothing else.
 
         Raises:
@@ -50,7 +53,7 @@ class _Accumulated:
         self.reset()
         self._add_state(state)
 
-    def merge_state(self, others: Iterable[_Accumulated | Mapping[str, Tensor]]):
+    def merge_state(self, others: Iterable[_Accumulated | State]):
         """Add what other metrics, or states of such, have. Exact, in any order.
 
         Processes that share an evaluation gather their states, say by
@@ -69,7 +72,7 @@ class _Accumulated:
             self._add_state(state)
         return self
 
-    def _check_state(self, method: str, state: Mapping[str, Tensor]) -> None:
+    def _check_state(self, method: str, state: State) -> None:
         if state.get("layout") != self._layout():
             raise ValueError(
                 f"{type(self).__name__}.{method}: state must be that of a metric like this one, "
@@ -102,14 +105,14 @@ class _Stored(_Accumulated):
             store.to(device)
         return self
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor | str]:
         """All that has been added, as tensors (and the layout, a string); no settings."""
         state = {"layout": self._layout()}
         for i, store in enumerate(self._stores):
             state |= {f"{i}.{key}": value for key, value in store.state().items()}
         return state
 
-    def _add_state(self, state: Mapping[str, Tensor]) -> None:
+    def _add_state(self, state: State) -> None:
         for i, store in enumerate(self._stores):
             prefix = f"{i}."
             store.add_state(
@@ -366,10 +369,8 @@ class Accuracy(_Accumulated):
         self._add(torch.stack([right.sum(), present.sum(), nan.sum()]))
 
     def _add(self, counts: Tensor) -> None:
-        self._counts = counts if self._counts is None else self._counts + counts.to(self._device())
-
-    def _device(self) -> torch.device:
-        return self._counts.device
+        before = self._counts
+        self._counts = counts if before is None else before + counts.to(before.device)
 
     @torch.no_grad()
     def compute(self) -> Tensor:
@@ -389,12 +390,12 @@ class Accuracy(_Accumulated):
             self._counts = self._counts.to(device)
         return self
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor | str]:
         """The counts (and the layout, a string)."""
         state = {"layout": self._layout()}
         return state if self._counts is None else state | {"counts": self._counts.clone()}
 
-    def _add_state(self, state: Mapping[str, Tensor]) -> None:
+    def _add_state(self, state: State) -> None:
         if "counts" in state:
             self._add(state["counts"])
 

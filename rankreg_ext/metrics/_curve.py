@@ -159,7 +159,7 @@ def average_precision(curve: Curve) -> Tensor:
 def partial_auc(curve: Curve, skips: Sequence[Tensor], area: str) -> list[Tensor]:
     """``(...)`` float64 for each ``(...)`` skip: the area beyond that many of the P positives.
 
-    All positives of a tie share one segment of the curve, and at most one segment is cut.
+    All positives of a tie share one segment of the curve, and one segment at most is cut.
     """
     n_pos, n_neg = curve.n_pos.double(), curve.n_neg.double()
     (tp0, fp0), (tp1, fp1) = curve.above(), curve.reached()
@@ -170,7 +170,8 @@ def partial_auc(curve: Curve, skips: Sequence[Tensor], area: str) -> list[Tensor
     def beyond(skip: Tensor) -> Tensor:
         start = skip.unsqueeze(-1)
         whole = torch.where(tp0 >= start, beaten, 0).sum(-1)
-        cut = here & (tp0 < start) & (tp1 > start)
+        # Counts grow along the curve: the largest belong to the one segment that reaches the start.
+        cut = here & (tp0 < start)
         t0, f0, t1, f1 = (
             torch.where(cut, count, 0).amax(-1).double() for count in (tp0, fp0, tp1, fp1)
         )
