@@ -25,7 +25,6 @@ from torch import Tensor
 from . import _binary, _curve, _multiclass
 from ._store import ABSENT, Store
 
-
 State = Mapping[str, Tensor | str]
 
 
