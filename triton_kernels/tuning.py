@@ -20,3 +20,24 @@ LIST_ITEMS_PER_WARP = 256
 # Beyond, torch's reductions, which split the work, and a handful of launches.
 SUM_MOST = 16384
 SUM_BLOCK = 2048
+
+# --- rare positives of long lists (positives_stream.py) -------------------------------------------
+# Items that a program reads at once, and its warps: 16 items a thread hide the latency of a load,
+# and of the searches, whose steps wait for each other.
+STREAM_BLOCK = 2048
+STREAM_WARPS = 4
+# A list is split into tiles of whole blocks, at most so many: a program adds up what tiles have
+# found. Fewer where many lists are long, as a program begins and ends with work that is not
+# streaming: so many programs for all lists fill a GPU of 132 multiprocessors eight times over.
+STREAM_TILES = 1024
+STREAM_PROGRAMS = 132 * 8
+# The chunks of many positives are shared out to so many programs.
+STREAM_CHUNK_PROGRAMS = 132
+# Up to so many positives meet every score: 2 instructions each forward, 6 backward. A search costs
+# about 6 a step, of 4 to 10, and the histogram 20 to 170 by the number of its bins.
+STREAM_FEW = 16
+STREAM_FEW_BACKWARD = 8
+# Bins of a histogram, fewer than which are no fewer instructions (a bin a lane), and of the chunk
+# of thresholds that positives are sorted in. Of 2^10 bins a thread has 32 at a time.
+STREAM_NARROW = 128
+STREAM_CHUNK = 1024
