@@ -527,9 +527,9 @@ def finish_loss_kernel(
     j = tl.arange(0, CHUNK)
     state += list * (kept + 1) + 1
     tl.store(state - 1, tl.full((), 1, R))
-    keeps = size <= kept
+    saved = tl.where(size <= kept, size, 0)  # all of them, or none
     for begin in range(0, kept, CHUNK):
-        unused = (begin + j < kept) & ((begin + j >= size) | (size > kept))
+        unused = (begin + j >= saved) & (begin + j < kept)
         tl.store(state + begin + j, tl.zeros([CHUNK], R), mask=unused)
     sums = tl.zeros([CHUNK], tl.float64)
     if size > 0:
@@ -543,7 +543,7 @@ def finish_loss_kernel(
             at = (list * chunks + chunk) * CHUNK
             above = _count_above(a, table + at, bins + at, size, FEW, CHUNK)
             rank = tl.where(a == a, (1 + above).to(tl.float64), float("nan"))
-            tl.store(state + base + j, rank.to(R), mask=valid & keeps)
+            tl.store(state + base + j, rank.to(R), mask=valid & (j < saved - base))
             sums += tl.where(valid, _integer_power(rank, power), 0)
     length = _length(present, list, n, tiles, BY_LENGTH, TILES)
     scale = _integer_power(length, power) * tl.maximum(size, 1).to(tl.float64)
