@@ -212,13 +212,14 @@ def collect_kernel(
 #
 #   scores           lists x n
 #   index, counts    of collect
+#   chosen           lists x n                 int32, items of the positives in index order, or None
 #   total            lists                     int32, P
 #   table            lists x chunks x CHUNK    C, CHUNK - 1 thresholds, ascending, and inf behind
 #                                              them; in index order if there are few; NaN as inf
 #   bins             lists x chunks x CHUNK    int32, zeroed
 #
 # Nothing but `total` is written for a list of no more than `least` positives.
-# Bytes moved, per positive: 12, and a score, which costs a sector of 32.
+# Bytes moved, per positive: 16, and a score, which costs a sector of 32.
 @triton.jit(do_not_specialize=_SIZES)
 def plant_kernel(
     scores,
@@ -226,6 +227,7 @@ def plant_kernel(
     scores_item,
     index,
     counts,
+    chosen,
     total,
     table,
     bins,
@@ -254,6 +256,8 @@ def plant_kernel(
             base = tl.cast(chunk, tl.int64) * (CHUNK - 1)
             valid = (j < CHUNK - 1) & (j < size - base)
             item = _items(index + list * n, count, upto, base, blocks, valid, CHUNK, BLOCK)
+            if chosen is not None:
+                tl.store(chosen + list * n + base + j, item, mask=valid)
             a = tl.load(scores + item.to(tl.int64) * scores_item, mask=valid, other=0).to(C)
             a = tl.where(valid & (a == a), a, float("inf"))
             if size > FEW:
@@ -420,7 +424,9 @@ def _count_above(a, table, bins, size, FEW: tl.constexpr, CHUNK: tl.constexpr):
 
 # Program (list, share): chunks share, share + shares, ... of the list's.
 #
-#   ranks    lists x n, contiguous, zeroed; written at the positives
+#   scores           lists x n
+#   chosen, total, table, bins    of plant and count
+#   ranks            lists x n, contiguous, zeroed; written at the positives
 #
 # Bytes moved, per positive: 12, a score and a rank, which cost a sector each.
 @triton.jit(do_not_specialize=_SIZES)
@@ -428,21 +434,16 @@ def finish_ranks_kernel(
     scores,
     scores_list,
     scores_item,
-    index,
-    counts,
+    chosen,
     total,
     table,
     bins,
     ranks,
     n,
-    tiles,
-    blocks,
     chunks,
     shares,
     FEW: tl.constexpr,
     CHUNK: tl.constexpr,
-    TILES: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     R: tl.constexpr = ranks.dtype.element_ty
@@ -451,12 +452,11 @@ def finish_ranks_kernel(
     size = tl.load(total + list)
     if size > share * (CHUNK - 1):
         scores += list * scores_list
-        count, upto = _tile_counts(counts, list, tiles, TILES)
         j = tl.arange(0, CHUNK)
         for chunk in range(share, (size + CHUNK - 2) // (CHUNK - 1), shares):
             base = tl.cast(chunk, tl.int64) * (CHUNK - 1)
             valid = (j < CHUNK - 1) & (j < size - base)
-            item = _items(index + list * n, count, upto, base, blocks, valid, CHUNK, BLOCK)
+            item = tl.load(chosen + list * n + base + j, mask=valid, other=0)
             a = tl.load(scores + item.to(tl.int64) * scores_item, mask=valid, other=0).to(C)
             at = (list * chunks + chunk) * CHUNK
             above = _count_above(a, table + at, bins + at, size, FEW, CHUNK)
@@ -466,10 +466,10 @@ def finish_ranks_kernel(
 
 @triton.jit
 def _integer_power(x, exponent):
-    """x^exponent, by repeated multiplication."""
-    power = x * 0 + 1
+    """x^exponent, by repeated multiplication, of which none is contracted with a sum."""
+    power = tl.zeros_like(x) + 1
     for _ in range(0, exponent):
-        power = power * x
+        power = tl.fma(power, x, tl.zeros_like(x))
     return power
 
 
@@ -500,8 +500,7 @@ def finish_loss_kernel(
     scores,
     scores_list,
     scores_item,
-    index,
-    counts,
+    chosen,
     present,
     total,
     table,
@@ -510,7 +509,6 @@ def finish_loss_kernel(
     state,
     n,
     tiles,
-    blocks,
     chunks,
     kept,
     power,
@@ -518,7 +516,6 @@ def finish_loss_kernel(
     FEW: tl.constexpr,
     CHUNK: tl.constexpr,
     TILES: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     R: tl.constexpr = state.dtype.element_ty
@@ -534,11 +531,10 @@ def finish_loss_kernel(
     sums = tl.zeros([CHUNK], tl.float64)
     if size > 0:
         scores += list * scores_list
-        count, upto = _tile_counts(counts, list, tiles, TILES)
         for chunk in range(0, (size + CHUNK - 2) // (CHUNK - 1)):
             base = tl.cast(chunk, tl.int64) * (CHUNK - 1)
             valid = (j < CHUNK - 1) & (j < size - base)
-            item = _items(index + list * n, count, upto, base, blocks, valid, CHUNK, BLOCK)
+            item = tl.load(chosen + list * n + base + j, mask=valid, other=0)
             a = tl.load(scores + item.to(tl.int64) * scores_item, mask=valid, other=0).to(C)
             at = (list * chunks + chunk) * CHUNK
             above = _count_above(a, table + at, bins + at, size, FEW, CHUNK)
@@ -569,35 +565,30 @@ def _moves(
     scores_item,
     ranks,
     ranks_item,
-    index,
-    count,
-    upto,
     table,
     bins,
+    item,
+    valid,
     chunk,
     size,
     length,
     lam,
     kept,
     power,
-    blocks,
     LOSS: tl.constexpr,
     HALF: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
-    """Items, whether there are as many, scores, ranks and moved scores of a chunk's positives.
+    """The scores, ranks and moved scores of a chunk's positives, which are ``item`` where valid.
 
-    All but the counters by tile are of one list. ``ranks`` are those of its items, or, of a loss,
-    those kept from the forward pass; ``table`` and ``bins`` are where they have been counted again.
+    All pointers are those of a list. ``ranks`` are of its items, or, of a loss, those kept from the
+    forward pass; ``table`` and ``bins`` are where they have been counted again.
     """
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     j = tl.arange(0, HALF)
-    base = tl.cast(chunk, tl.int64) * (HALF - 1)
-    valid = (j < HALF - 1) & (j < size - base)
-    item = _items(index, count, upto, base, blocks, valid, HALF, BLOCK)
     a = tl.load(scores + item.to(tl.int64) * scores_item, mask=valid, other=0).to(C)
     if LOSS:
         if size <= kept:
+            base = tl.cast(chunk, tl.int64) * (HALF - 1)
             known = tl.load(ranks + base + j, mask=valid, other=1).to(tl.float64)
             # That of a NaN score is NaN, which is no integer.
             rank = tl.where(known == known, known, 1).to(tl.int32)
@@ -606,13 +597,13 @@ def _moves(
             rank = 1 + _count_above(a, table + at, bins + at, size, 0, HALF)
         raised = _integer_power(rank.to(tl.float64), power - 1) * tl.cast(power, tl.float64)
         scale = _integer_power(length, power - 1) * size.to(tl.float64)
-        g = divide(raised, tl.zeros([HALF], tl.float64) + scale).to(C)
+        g = divide(raised, scale).to(C)
     else:
         at = item.to(tl.int64)
         known = tl.load(ranks + at * ranks_item, mask=valid, other=1).to(tl.float64)
         rank = tl.where(known == known, known, 1).to(tl.int32)
         g = tl.load(grad + at * grad_item, mask=valid, other=0).to(C)
-    return item, valid, a, rank, perturb(a, lam, g, True)
+    return a, rank, perturb(a, lam, g, True)
 
 
 # Program (list, share): chunks share, share + shares, ... of the list's.
@@ -621,6 +612,7 @@ def _moves(
 #                          lists x (1 + kept)
 #   known_table, known_bins   of the recount, lists x chunks x HALF, or None
 #   index, counts, present    of collect
+#   chosen                 lists x n                 int32, items of the positives in index order
 #   total                  lists                     int32, P
 #   table                  lists x chunks x CHUNK    C, breakpoints, ascending; of few positives A
 #                                                    and, from HALF on, A+
@@ -645,6 +637,7 @@ def plant_steps_kernel(
     index,
     counts,
     present,
+    chosen,
     total,
     table,
     packed,
@@ -680,30 +673,31 @@ def plant_steps_kernel(
             known_bins += list * chunks * HALF
         length = _length(present, list, n, tiles, BY_LENGTH, TILES)
         move = read_lam(lam, C)
-        k = tl.arange(0, CHUNK)
+        j, k = tl.arange(0, HALF), tl.arange(0, CHUNK)
         for chunk in range(share, (size + HALF - 2) // (HALF - 1), shares):
-            _, valid, a, _, moved = _moves(
+            base = tl.cast(chunk, tl.int64) * (HALF - 1)
+            valid = (j < HALF - 1) & (j < size - base)
+            item = _items(index + list * n, count, upto, base, blocks, valid, HALF, BLOCK)
+            tl.store(chosen + list * n + base + j, item, mask=valid)
+            a, _, moved = _moves(
                 grad,
                 grad_item,
                 scores + list * scores_list,
                 scores_item,
                 ranks + list * ranks_list,
                 ranks_item,
-                index + list * n,
-                count,
-                upto,
                 known_table,
                 known_bins,
+                item,
+                valid,
                 chunk,
                 size,
                 length,
                 move,
                 kept,
                 power,
-                blocks,
                 LOSS,
                 HALF,
-                BLOCK,
             )
             # NaN is above nothing.
             a = tl.where(valid, tl.where(a == a, a, float("-inf")), float("inf"))
@@ -736,7 +730,7 @@ def plant_steps_kernel(
             else:
                 tl.store(own + k, tl.reshape(both, [CHUNK]))
             zero = tl.zeros([HALF], tl.int32)
-            tl.store(bins + (list * chunks + chunk) * HALF + tl.arange(0, HALF), zero)
+            tl.store(bins + (list * chunks + chunk) * HALF + j, zero)
 
 
 @triton.jit
@@ -752,9 +746,7 @@ def _step_of(table, packed, x, step, CHUNK: tl.constexpr):
 @triton.jit
 def _write_gradient(out, start, n, x, present, steps, divisor, upstream, BLOCK: tl.constexpr):
     """upstream * (D / divisor), NaN for NaN, and 0 for what is absent."""
-    g = divide(steps.to(x.dtype), tl.zeros([BLOCK], x.dtype) + divisor)
-    if upstream is not None:
-        g = upstream * g
+    g = upstream * divide(steps.to(x.dtype), divisor)
     g = tl.where(present, tl.where(x == x, g, float("nan")), 0)
     _write(out, start, n, g.to(out.dtype.element_ty), BLOCK)
 
@@ -853,15 +845,14 @@ def _scales(
     BY_LENGTH: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """What D is divided by, and then multiplied by: None where there is no loss."""
+    """What D is divided by, and then multiplied by."""
     divisor = read_lam(lam, C)
+    scale = tl.full((), 1, C)
     if upstream is not None:
         length = _length(present, list, n, tiles, BY_LENGTH, TILES)
         divisor = (length * divisor.to(tl.float64)).to(C)
         scale = tl.load(upstream + list * upstream_list).to(C)
         scale = divide(scale, tl.load(state + list * state_list).to(C))
-    else:
-        scale = None
     return divisor, scale
 
 
@@ -1014,9 +1005,8 @@ def finish_steps_kernel(
     upstream_list,
     state,
     state_list,
-    index,
-    counts,
     present,
+    chosen,
     total,
     table,
     packed,
@@ -1025,7 +1015,6 @@ def finish_steps_kernel(
     lam,
     n,
     tiles,
-    blocks,
     chunks,
     shares,
     kept,
@@ -1035,7 +1024,6 @@ def finish_steps_kernel(
     FEW: tl.constexpr,
     HALF: tl.constexpr,
     TILES: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     CHUNK: tl.constexpr = 2 * HALF
@@ -1043,7 +1031,7 @@ def finish_steps_kernel(
     share = tl.program_id(0) % shares
     size = tl.load(total + list)
     if size > share * (HALF - 1):
-        count, upto = _tile_counts(counts, list, tiles, TILES)
+        j = tl.arange(0, HALF)
         if grad is not None:
             grad += list * grad_list
         if known_table is not None:
@@ -1070,32 +1058,32 @@ def finish_steps_kernel(
         bins += list * chunks * HALF
         number = (size + HALF - 2) // (HALF - 1)
         for chunk in range(share, number, shares):
-            item, valid, a, rank, moved = _moves(
+            base = tl.cast(chunk, tl.int64) * (HALF - 1)
+            valid = (j < HALF - 1) & (j < size - base)
+            item = tl.load(chosen + list * n + base + j, mask=valid, other=0)
+            _, rank, moved = _moves(
                 grad,
                 grad_item,
                 scores + list * scores_list,
                 scores_item,
                 ranks + list * ranks_list,
                 ranks_item,
-                index + list * n,
-                count,
-                upto,
                 known_table,
                 known_bins,
+                item,
+                valid,
                 chunk,
                 size,
                 length,
                 move,
                 kept,
                 power,
-                blocks,
                 LOSS,
                 HALF,
-                BLOCK,
             )
             step = tl.full((), HALF, tl.int32)
             if size <= FEW:
-                above = tl.load(bins + tl.arange(0, HALF))
+                above = tl.load(bins + j)
                 steps = tl.zeros([HALF], tl.int32)
                 for k in range(0, size):
                     steps += (tl.load(table + HALF + k) > moved).to(tl.int32)
@@ -1110,9 +1098,7 @@ def finish_steps_kernel(
                     more, _ = _step_of(table + at, packed + at, moved, step, CHUNK)
                     steps += more
             steps += 1 + above - rank
-            g = divide(steps.to(C), tl.zeros([HALF], C) + divisor)
-            if LOSS:
-                g = scale * g
+            g = scale * divide(steps.to(C), divisor)
             g = tl.where(moved == moved, g, float("nan")).to(out.dtype.element_ty)
             tl.store(out + list * n + item, g, mask=valid)
 
@@ -1142,6 +1128,7 @@ class _Stream:
 
         self.index = self.empty(self.n)
         self.counts = self.empty(self.tiles)
+        self.chosen = self.empty(self.n)
         self.total = torch.empty(self.lists, dtype=torch.int32, device=scores.device)
         self.present = None
 
@@ -1168,11 +1155,12 @@ class _Stream:
             self.n,
             self.tiles,
             self.blocks,
+            BLOCK=self.block,
         )
 
     def launch(self, kernel, programs, *args, **options) -> None:
         """``programs`` for each list."""
-        options = {"BLOCK": self.block, "num_warps": tuning.STREAM_WARPS, **options}
+        options = {"num_warps": tuning.STREAM_WARPS, **options}
         host.launch(kernel, self.lists * programs, *args, **options)
 
     def chunks(self, size: int):
@@ -1192,6 +1180,7 @@ class _Stream:
             *self.strided(self.scores),
             self.index,
             self.counts,
+            None if least else self.chosen,
             self.total,
             table,
             bins,
@@ -1204,6 +1193,7 @@ class _Stream:
             FEW=few,
             CHUNK=chunk,
             TILES=self.most_tiles,
+            BLOCK=self.block,
         )
         self.launch(
             count_kernel,
@@ -1221,6 +1211,7 @@ class _Stream:
             FEW=few,
             NARROW=tuning.STREAM_NARROW if few else 0,
             CHUNK=chunk,
+            BLOCK=self.block,
         )
         return table, bins
 
@@ -1245,7 +1236,6 @@ class _Stream:
             (upstream, upstream.stride(0), ranks, ranks.stride(0)) if loss else (None, 0, None, 0)
         )
         shapes = {"BY_LENGTH": by_length, "FEW": few, "HALF": half, "TILES": self.most_tiles}
-        sizes = (lam, self.n, self.tiles, self.blocks, chunks)
         self.launch(
             plant_steps_kernel,
             shares,
@@ -1253,15 +1243,21 @@ class _Stream:
             self.index,
             self.counts,
             self.present,
+            self.chosen,
             self.total,
             table,
             packed,
             bins,
-            *sizes,
+            lam,
+            self.n,
+            self.tiles,
+            self.blocks,
+            chunks,
             shares,
             kept,
             power,
             LOSS=loss,
+            BLOCK=self.block,
             **shapes,
         )
         self.launch(
@@ -1276,8 +1272,13 @@ class _Stream:
             packed,
             bins,
             *self.strided(out)[:2],
-            *sizes,
+            lam,
+            self.n,
+            self.tiles,
+            self.blocks,
+            chunks,
             NARROW=tuning.STREAM_NARROW,
+            BLOCK=self.block,
             **shapes,
         )
         self.launch(
@@ -1285,15 +1286,17 @@ class _Stream:
             shares,
             *moved,
             *scales,
-            self.index,
-            self.counts,
             self.present,
+            self.chosen,
             self.total,
             table,
             packed,
             bins,
             out,
-            *sizes,
+            lam,
+            self.n,
+            self.tiles,
+            chunks,
             shares,
             kept,
             power,
@@ -1323,20 +1326,16 @@ def positive_ranks(
         finish_ranks_kernel,
         shares,
         *stream.strided(stream.scores),
-        stream.index,
-        stream.counts,
+        stream.chosen,
         stream.total,
         table,
         bins,
         ranks,
         stream.n,
-        stream.tiles,
-        stream.blocks,
         chunks,
         shares,
         FEW=few,
         CHUNK=chunk,
-        TILES=stream.most_tiles,
     )
     return ranks.reshape(scores.shape)
 
@@ -1391,8 +1390,7 @@ def rankreg_loss(
         finish_loss_kernel,
         1,
         *stream.strided(stream.scores),
-        stream.index,
-        stream.counts,
+        stream.chosen,
         stream.present,
         stream.total,
         table,
@@ -1401,7 +1399,6 @@ def rankreg_loss(
         state,
         stream.n,
         stream.tiles,
-        stream.blocks,
         stream.chunks(chunk - 1)[0],
         kept,
         power,
