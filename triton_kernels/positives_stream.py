@@ -679,7 +679,7 @@ def plant_steps_kernel(
             valid = (j < HALF - 1) & (j < size - base)
             item = _items(index + list * n, count, upto, base, blocks, valid, HALF, BLOCK)
             tl.store(chosen + list * n + base + j, item, mask=valid)
-            a, _, moved = _moves(
+            a, rank, moved = _moves(
                 grad,
                 grad_item,
                 scores + list * scores_list,
@@ -1061,7 +1061,7 @@ def finish_steps_kernel(
             base = tl.cast(chunk, tl.int64) * (HALF - 1)
             valid = (j < HALF - 1) & (j < size - base)
             item = tl.load(chosen + list * n + base + j, mask=valid, other=0)
-            _, rank, moved = _moves(
+            a, rank, moved = _moves(
                 grad,
                 grad_item,
                 scores + list * scores_list,
@@ -1090,12 +1090,12 @@ def finish_steps_kernel(
                     steps -= (tl.load(table + k) > moved).to(tl.int32)
             else:
                 at = tl.cast(chunk, tl.int64)
-                _, bin = _step_of(table + at * CHUNK, packed + at * CHUNK, moved, step, CHUNK)
+                more, bin = _step_of(table + at * CHUNK, packed + at * CHUNK, moved, step, CHUNK)
                 above = tl.gather(_after(bins + at * HALF, HALF), bin, 0)
                 steps = tl.zeros([HALF], tl.int32)
                 for other in range(0, number):
                     at = tl.cast(other, tl.int64) * CHUNK
-                    more, _ = _step_of(table + at, packed + at, moved, step, CHUNK)
+                    more, bin = _step_of(table + at, packed + at, moved, step, CHUNK)
                     steps += more
             steps += 1 + above - rank
             g = scale * divide(steps.to(C), divisor)
