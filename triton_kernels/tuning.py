@@ -25,7 +25,7 @@ SUM_BLOCK = 2048
 # Items that a program reads at once, and its warps: 16 items a thread hide the latency of a load,
 # and of the searches, whose steps wait for each other.
 STREAM_BLOCK = 2048
-STREAM_WARPS = 4
+STREAM_WARPS = 8
 # A list is split into tiles of whole blocks, at most so many: a program adds up what tiles have
 # found. Fewer where many lists are long, as a program begins and ends with work that is not
 # streaming: so many programs for all lists fill a GPU of 132 multiprocessors eight times over.
