@@ -208,6 +208,43 @@ def collect_kernel(
 # ----------------------------------------------------------------------------------------- forward
 
 
+@triton.jit
+def _plant(
+    scores,
+    scores_item,
+    index,
+    count,
+    upto,
+    chosen,
+    table,
+    bins,
+    base,
+    size,
+    blocks,
+    FEW: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A chunk from positive ``base`` on, of less than WIDTH positives. All pointers are its own."""
+    C: tl.constexpr = compute_type(scores.dtype.element_ty)
+    j = tl.arange(0, WIDTH)
+    valid = (j < CHUNK - 1) & (j < size - base)
+    item = _items(index, count, upto, base, blocks, valid, WIDTH, BLOCK)
+    if chosen is not None:
+        tl.store(chosen + j, item, mask=valid)
+    a = tl.load(scores + item.to(tl.int64) * scores_item, mask=valid, other=0).to(C)
+    a = tl.where(valid & (a == a), a, float("inf"))
+    if size > FEW:
+        a = tl.sort(a)
+    tl.store(table + j, a)
+    tl.store(bins + j, tl.zeros([WIDTH], tl.int32))
+    if WIDTH < CHUNK:
+        k = tl.arange(0, CHUNK)
+        tl.store(table + k, tl.full([CHUNK], float("inf"), C), mask=k >= WIDTH)
+        tl.store(bins + k, tl.zeros([CHUNK], tl.int32), mask=k >= WIDTH)
+
+
 # Program (list, share): chunks share, share + shares, ... of the list's.
 #
 #   scores           lists x n
@@ -218,7 +255,8 @@ def collect_kernel(
 #                                              them; in index order if there are few; NaN as inf
 #   bins             lists x chunks x CHUNK    int32, zeroed
 #
-# Nothing but `total` is written for a list of no more than `least` positives.
+# Nothing but `total` is written for a list of no more than `least` positives; NARROW and FEW are 0
+# where that is never few.
 # Bytes moved, per positive: 16, and a score, which costs a sector of 32.
 @triton.jit(do_not_specialize=_SIZES)
 def plant_kernel(
@@ -238,11 +276,11 @@ def plant_kernel(
     shares,
     least,
     FEW: tl.constexpr,
+    NARROW: tl.constexpr,
     CHUNK: tl.constexpr,
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    C: tl.constexpr = compute_type(scores.dtype.element_ty)
     list = (tl.program_id(0) // shares).to(tl.int64)
     share = tl.program_id(0) % shares
     count, upto = _tile_counts(counts, list, tiles, TILES)
@@ -251,20 +289,51 @@ def plant_kernel(
         tl.store(total + list, size)
     if size > least:
         scores += list * scores_list
-        j = tl.arange(0, CHUNK)
-        for chunk in range(share, (size + CHUNK - 2) // (CHUNK - 1), shares):
-            base = tl.cast(chunk, tl.int64) * (CHUNK - 1)
-            valid = (j < CHUNK - 1) & (j < size - base)
-            item = _items(index + list * n, count, upto, base, blocks, valid, CHUNK, BLOCK)
-            if chosen is not None:
-                tl.store(chosen + list * n + base + j, item, mask=valid)
-            a = tl.load(scores + item.to(tl.int64) * scores_item, mask=valid, other=0).to(C)
-            a = tl.where(valid & (a == a), a, float("inf"))
-            if size > FEW:
-                a = tl.sort(a)
-            at = (list * chunks + chunk) * CHUNK
-            tl.store(table + at + j, a)
-            tl.store(bins + at + j, tl.zeros([CHUNK], tl.int32))
+        index += list * n
+        table += list * chunks * CHUNK
+        bins += list * chunks * CHUNK
+        if chosen is not None:
+            chosen += list * n
+        if NARROW > 0:
+            if (size < NARROW) & (share == 0):
+                _plant(
+                    scores,
+                    scores_item,
+                    index,
+                    count,
+                    upto,
+                    chosen,
+                    table,
+                    bins,
+                    tl.full((), 0, tl.int64),
+                    size,
+                    blocks,
+                    FEW,
+                    NARROW,
+                    CHUNK,
+                    BLOCK,
+                )
+        if size >= NARROW:
+            for chunk in range(share, (size + CHUNK - 2) // (CHUNK - 1), shares):
+                base = tl.cast(chunk, tl.int64) * (CHUNK - 1)
+                at = tl.cast(chunk, tl.int64) * CHUNK
+                _plant(
+                    scores,
+                    scores_item,
+                    index,
+                    count,
+                    upto,
+                    chosen if chosen is None else chosen + base,
+                    table + at,
+                    bins + at,
+                    base,
+                    size,
+                    blocks,
+                    0,
+                    CHUNK,
+                    CHUNK,
+                    BLOCK,
+                )
 
 
 @triton.jit
@@ -328,8 +397,7 @@ def _count_places(
 #   total, table, bins    of plant. bins[k] += scores above threshold k if there are few; else
 #                         scores by place, the number of the chunk's thresholds below them
 #
-# Nothing is done for a list of no more than `least` positives; FEW and NARROW are 0 where that
-# is many.
+# Nothing is done for a list of no more than `least` positives.
 # Bytes moved, per item: the score, 1 with a mask, per chunk; nothing without a positive.
 @triton.jit(do_not_specialize=_SIZES)
 def count_kernel(
@@ -576,6 +644,7 @@ def _moves(
     kept,
     power,
     LOSS: tl.constexpr,
+    WIDTH: tl.constexpr,
     HALF: tl.constexpr,
 ):
     """The scores, ranks and moved scores of a chunk's positives, which are ``item`` where valid.
@@ -584,7 +653,7 @@ def _moves(
     forward pass; ``table`` and ``bins`` are where they have been counted again.
     """
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
-    j = tl.arange(0, HALF)
+    j = tl.arange(0, WIDTH)
     a = tl.load(scores + item.to(tl.int64) * scores_item, mask=valid, other=0).to(C)
     if LOSS:
         if size <= kept:
@@ -606,6 +675,102 @@ def _moves(
     return a, rank, perturb(a, lam, g, True)
 
 
+@triton.jit
+def _plant_steps(
+    grad,
+    grad_item,
+    scores,
+    scores_item,
+    ranks,
+    ranks_item,
+    known_table,
+    known_bins,
+    index,
+    count,
+    upto,
+    chosen,
+    table,
+    packed,
+    bins,
+    chunk,
+    size,
+    length,
+    lam,
+    kept,
+    power,
+    blocks,
+    LOSS: tl.constexpr,
+    FEW: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A chunk of less than WIDTH positives; all pointers are those of its list."""
+    C: tl.constexpr = compute_type(scores.dtype.element_ty)
+    CHUNK: tl.constexpr = 2 * HALF
+    j = tl.arange(0, WIDTH)
+    base = tl.cast(chunk, tl.int64) * (HALF - 1)
+    valid = (j < HALF - 1) & (j < size - base)
+    item = _items(index, count, upto, base, blocks, valid, WIDTH, BLOCK)
+    tl.store(chosen + base + j, item, mask=valid)
+    a, rank, moved = _moves(
+        grad,
+        grad_item,
+        scores,
+        scores_item,
+        ranks,
+        ranks_item,
+        known_table,
+        known_bins,
+        item,
+        valid,
+        chunk,
+        size,
+        length,
+        lam,
+        kept,
+        power,
+        LOSS,
+        WIDTH,
+        HALF,
+    )
+    # NaN is above nothing.
+    a = tl.where(valid, tl.where(a == a, a, float("-inf")), float("inf"))
+    moved = tl.where(valid, tl.where(moved == moved, moved, float("-inf")), float("inf"))
+    both = tl.trans(tl.join(a, moved))
+    table += tl.cast(chunk, tl.int64) * CHUNK
+    packed += tl.cast(chunk, tl.int64) * CHUNK
+    bins += tl.cast(chunk, tl.int64) * HALF
+    k = tl.arange(0, 2 * WIDTH)
+    if size > FEW:
+        v = tl.reshape(tl.sort(both), [2 * WIDTH])
+        tl.store(table + k, v)
+        tl.debug_barrier()
+        step = tl.full((), WIDTH // 2, tl.int32)
+        below = _place(table, v, step, False)
+        upto_v = _place(table, v, step, True)
+        below_moved = _place(table + WIDTH, v, step, False)
+        upto_moved = _place(table + WIDTH, v, step, True)
+        # The search of WIDTH - 1 stops short of the last inf.
+        last = v == float("inf")
+        upto_v = tl.where(last, WIDTH, upto_v)
+        upto_moved = tl.where(last, WIDTH, upto_moved)
+        tl.debug_barrier()
+        # Of equal breakpoints those of A come first.
+        tl.store(table + tl.where(k < WIDTH, k + below_moved, k - WIDTH + upto_v), v)
+        # Equal breakpoints write the same word, where a search among them ends.
+        word = below - below_moved + HALF
+        word = word | (upto_v - upto_moved + HALF) * CHUNK
+        word = word | below_moved * CHUNK * CHUNK
+        tl.store(packed + below + below_moved, word)
+        if WIDTH < HALF:
+            rest = tl.arange(0, CHUNK)
+            tl.store(table + rest, tl.full([CHUNK], float("inf"), C), mask=rest >= 2 * WIDTH)
+    else:
+        tl.store(table + k, tl.reshape(both, [2 * WIDTH]))
+    tl.store(bins + tl.arange(0, HALF), tl.zeros([HALF], tl.int32))
+
+
 # Program (list, share): chunks share, share + shares, ... of the list's.
 #
 #   grad, scores, ranks    lists x n, any strides; for a loss grad is None, and ranks the state,
@@ -615,7 +780,7 @@ def _moves(
 #   chosen                 lists x n                 int32, items of the positives in index order
 #   total                  lists                     int32, P
 #   table                  lists x chunks x CHUNK    C, breakpoints, ascending; of few positives A
-#                                                    and, from HALF on, A+
+#                                                    and, from NARROW on, A+
 #   packed                 lists x chunks x CHUNK    int32, by place: D above the breakpoint before,
 #                                                    D at this one, and #{A+ < x}
 #   bins                   lists x chunks x HALF     int32, zeroed
@@ -653,12 +818,12 @@ def plant_steps_kernel(
     LOSS: tl.constexpr,
     BY_LENGTH: tl.constexpr,
     FEW: tl.constexpr,
+    NARROW: tl.constexpr,
     HALF: tl.constexpr,
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
-    CHUNK: tl.constexpr = 2 * HALF
     list = (tl.program_id(0) // shares).to(tl.int64)
     share = tl.program_id(0) % shares
     count, upto = _tile_counts(counts, list, tiles, TILES)
@@ -668,69 +833,79 @@ def plant_steps_kernel(
     if size > share * (HALF - 1):
         if grad is not None:
             grad += list * grad_list
+        scores += list * scores_list
+        ranks += list * ranks_list
+        index += list * n
+        chosen += list * n
+        table += list * chunks * 2 * HALF
+        packed += list * chunks * 2 * HALF
+        bins += list * chunks * HALF
         if known_table is not None:
             known_table += list * chunks * HALF
             known_bins += list * chunks * HALF
         length = _length(present, list, n, tiles, BY_LENGTH, TILES)
         move = read_lam(lam, C)
-        j, k = tl.arange(0, HALF), tl.arange(0, CHUNK)
-        for chunk in range(share, (size + HALF - 2) // (HALF - 1), shares):
-            base = tl.cast(chunk, tl.int64) * (HALF - 1)
-            valid = (j < HALF - 1) & (j < size - base)
-            item = _items(index + list * n, count, upto, base, blocks, valid, HALF, BLOCK)
-            tl.store(chosen + list * n + base + j, item, mask=valid)
-            a, rank, moved = _moves(
+        if (size < NARROW) & (share == 0):
+            _plant_steps(
                 grad,
                 grad_item,
-                scores + list * scores_list,
+                scores,
                 scores_item,
-                ranks + list * ranks_list,
+                ranks,
                 ranks_item,
                 known_table,
                 known_bins,
-                item,
-                valid,
-                chunk,
+                index,
+                count,
+                upto,
+                chosen,
+                table,
+                packed,
+                bins,
+                share,
                 size,
                 length,
                 move,
                 kept,
                 power,
+                blocks,
                 LOSS,
+                FEW,
+                NARROW,
                 HALF,
+                BLOCK,
             )
-            # NaN is above nothing.
-            a = tl.where(valid, tl.where(a == a, a, float("-inf")), float("inf"))
-            moved = tl.where(valid, tl.where(moved == moved, moved, float("-inf")), float("inf"))
-            both = tl.trans(tl.join(a, moved))
-            own = table + (list * chunks + chunk) * CHUNK
-            if size > FEW:
-                v = tl.reshape(tl.sort(both), [CHUNK])
-                tl.store(own + k, v)
-                tl.debug_barrier()
-                step = tl.full((), HALF // 2, tl.int32)
-                below = _place(own, v, step, False)
-                upto_v = _place(own, v, step, True)
-                below_moved = _place(own + HALF, v, step, False)
-                upto_moved = _place(own + HALF, v, step, True)
-                # The search of HALF - 1 stops short of the last inf.
-                last = v == float("inf")
-                upto_v = tl.where(last, HALF, upto_v)
-                upto_moved = tl.where(last, HALF, upto_moved)
-                tl.debug_barrier()
-                # Of equal breakpoints those of A come first.
-                at = tl.where(k < HALF, k + below_moved, k - HALF + upto_v)
-                tl.store(own + at, v)
-                # Equal breakpoints write the same word, where a search among them ends.
-                word = below - below_moved + HALF
-                word = word | (upto_v - upto_moved + HALF) * CHUNK
-                word = word | below_moved * CHUNK * CHUNK
-                at = (list * chunks + chunk) * CHUNK + below + below_moved
-                tl.store(packed + at, word)
-            else:
-                tl.store(own + k, tl.reshape(both, [CHUNK]))
-            zero = tl.zeros([HALF], tl.int32)
-            tl.store(bins + (list * chunks + chunk) * HALF + j, zero)
+        if size >= NARROW:
+            for chunk in range(share, (size + HALF - 2) // (HALF - 1), shares):
+                _plant_steps(
+                    grad,
+                    grad_item,
+                    scores,
+                    scores_item,
+                    ranks,
+                    ranks_item,
+                    known_table,
+                    known_bins,
+                    index,
+                    count,
+                    upto,
+                    chosen,
+                    table,
+                    packed,
+                    bins,
+                    chunk,
+                    size,
+                    length,
+                    move,
+                    kept,
+                    power,
+                    blocks,
+                    LOSS,
+                    0,
+                    HALF,
+                    HALF,
+                    BLOCK,
+                )
 
 
 @triton.jit
@@ -767,12 +942,12 @@ def _step_few(
     last,
     n,
     FEW: tl.constexpr,
-    HALF: tl.constexpr,
+    NARROW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     k = tl.arange(0, FEW)
     a = tl.load(table + k, mask=k < size, other=float("inf"))
-    moved = tl.load(table + HALF + k, mask=k < size, other=float("inf"))
+    moved = tl.load(table + NARROW + k, mask=k < size, other=float("inf"))
     counts = tl.zeros([FEW], tl.int32)
     for b in range(first, last):
         start = tl.cast(b, tl.int64) * BLOCK
@@ -937,7 +1112,7 @@ def step_kernel(
             last,
             n,
             FEW,
-            HALF,
+            NARROW,
             BLOCK,
         )
     elif size < NARROW:
@@ -1022,6 +1197,7 @@ def finish_steps_kernel(
     LOSS: tl.constexpr,
     BY_LENGTH: tl.constexpr,
     FEW: tl.constexpr,
+    NARROW: tl.constexpr,
     HALF: tl.constexpr,
     TILES: tl.constexpr,
 ):
@@ -1080,13 +1256,14 @@ def finish_steps_kernel(
                 power,
                 LOSS,
                 HALF,
+                HALF,
             )
             step = tl.full((), HALF, tl.int32)
             if size <= FEW:
                 above = tl.load(bins + j)
                 steps = tl.zeros([HALF], tl.int32)
                 for k in range(0, size):
-                    steps += (tl.load(table + HALF + k) > moved).to(tl.int32)
+                    steps += (tl.load(table + NARROW + k) > moved).to(tl.int32)
                     steps -= (tl.load(table + k) > moved).to(tl.int32)
             else:
                 at = tl.cast(chunk, tl.int64)
@@ -1191,6 +1368,7 @@ class _Stream:
             shares,
             least,
             FEW=few,
+            NARROW=tuning.STREAM_NARROW if few else 0,
             CHUNK=chunk,
             TILES=self.most_tiles,
             BLOCK=self.block,
@@ -1235,7 +1413,13 @@ class _Stream:
         scales = (
             (upstream, upstream.stride(0), ranks, ranks.stride(0)) if loss else (None, 0, None, 0)
         )
-        shapes = {"BY_LENGTH": by_length, "FEW": few, "HALF": half, "TILES": self.most_tiles}
+        shapes = {
+            "BY_LENGTH": by_length,
+            "FEW": few,
+            "NARROW": tuning.STREAM_NARROW,
+            "HALF": half,
+            "TILES": self.most_tiles,
+        }
         self.launch(
             plant_steps_kernel,
             shares,
@@ -1277,7 +1461,6 @@ class _Stream:
             self.tiles,
             self.blocks,
             chunks,
-            NARROW=tuning.STREAM_NARROW,
             BLOCK=self.block,
             **shapes,
         )

@@ -71,7 +71,10 @@ def check_ranks(case: Case, tensor: bool, count: int | None = None) -> None:
 def check_loss(case: Case, tensor: bool, count: int | None = None) -> None:
     scores, where, positives = case.scores(), case.where(), positives_of(case, count)
     lam = lam_of(case, tensor)
-    normalize, reduction = _ops.NORMALIZE.index(case.normalize), _ops.REDUCTION.index(case.reduction)
+    normalize, reduction = (
+        _ops.NORMALIZE.index(case.normalize),
+        _ops.REDUCTION.index(case.reduction),
+    )
     args = (scores, positives, *lam, case.power, normalize, where)
     loss, state = stream.rankreg_loss(*args, reduction)
     expected, expected_state = _ops._rankreg_loss(*args, reduction)
