@@ -182,27 +182,39 @@ def collect_kernel(
         zeros += list * zeros_list
     i = tl.arange(0, BLOCK)
     found = tile * 0
-    unmasked = tile * 0
+    seen = tile * 0
     first, last = _tile_range(tile, n, blocks, BLOCK)
     segment = index + list * n + first.to(tl.int64) * BLOCK
     for b in range(first, last):
         start = tl.cast(b, tl.int64) * BLOCK
-        flag = (_read(positives, positives_item, start, n, 0, BLOCK) != 0).to(tl.int32)
+        # Loads of this kernel's own, as torch, which looks for tensors that are written to, takes
+        # those of functions for part of the addresses below.
+        at = start + i
+        whole = n - start >= BLOCK
+        if whole:
+            flag = tl.load(positives + at * positives_item)
+        else:
+            flag = tl.load(positives + at * positives_item, mask=at < n, other=0)
+        flag = (flag != 0).to(tl.int32)
         if where is not None:
-            kept = (_read(where, where_item, start, n, 0, BLOCK) != 0).to(tl.int32)
-            flag = flag & kept
+            if whole:
+                unmasked = tl.load(where + at * where_item)
+            else:
+                unmasked = tl.load(where + at * where_item, mask=at < n, other=0)
+            unmasked = (unmasked != 0).to(tl.int32)
+            flag = flag & unmasked
             if present is not None:
-                unmasked += tl.sum(kept, 0)
+                seen += tl.sum(unmasked, 0)
         if zeros is not None:
             _write(zeros, start, n, tl.zeros([BLOCK], zeros.dtype.element_ty), BLOCK)
         here = tl.sum(flag, 0)
         if here > 0:
-            at = found + tl.cumsum(flag, 0) - flag
-            tl.store(segment + at, (start + i).to(tl.int32), mask=flag > 0)
+            slot = found + tl.cumsum(flag, 0) - flag
+            tl.store(segment + slot, at.to(tl.int32), mask=flag > 0)
         found += here
     tl.store(counts + list * tiles + tile, found)
     if present is not None:
-        tl.store(present + list * tiles + tile, unmasked)
+        tl.store(present + list * tiles + tile, seen)
 
 
 # ----------------------------------------------------------------------------------------- forward
@@ -350,7 +362,7 @@ def _count_few(
     FEW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """bins += the scores of a tile above each of the first FEW thresholds of a table."""
+    """Add to bins the scores of a tile above each of the first FEW thresholds of a table."""
     threshold = tl.load(table + tl.arange(0, FEW))
     above = tl.zeros([FEW], tl.int32)
     for b in range(first, last):
@@ -375,7 +387,7 @@ def _count_places(
     BINS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """bins += the scores of a tile by their places in a table of ``size`` < BINS thresholds.
+    """Add to bins the scores of a tile by place in a table of ``size`` < BINS thresholds.
 
     Place 0, of most scores, is nobody's to ask for.
     """
@@ -483,7 +495,7 @@ def count_kernel(
 def _count_above(a, table, bins, size, FEW: tl.constexpr, CHUNK: tl.constexpr):
     """How many scores are above each positive of a chunk, ``a`` in index order."""
     if size <= FEW:
-        above = tl.load(bins + tl.arange(0, CHUNK))
+        above = tl.load(bins + tl.arange(0, a.shape[0]))
     else:
         place = _place(table, a, tl.full((), CHUNK // 2, tl.int32), False)
         above = tl.gather(_after(bins, CHUNK), place, 0)
@@ -743,9 +755,11 @@ def _plant_steps(
     bins += tl.cast(chunk, tl.int64) * HALF
     k = tl.arange(0, 2 * WIDTH)
     if size > FEW:
-        v = tl.reshape(tl.sort(both), [2 * WIDTH])
-        tl.store(table + k, v)
+        tl.store(table + k, tl.reshape(tl.sort(both), [2 * WIDTH]))
         tl.debug_barrier()
+        # Read again: where v goes depends on it, and torch would take all that v was made of for
+        # written to.
+        v = tl.load(table + k)
         step = tl.full((), WIDTH // 2, tl.int32)
         below = _place(table, v, step, False)
         upto_v = _place(table, v, step, True)
@@ -920,7 +934,7 @@ def _step_of(table, packed, x, step, CHUNK: tl.constexpr):
 
 @triton.jit
 def _write_gradient(out, start, n, x, present, steps, divisor, upstream, BLOCK: tl.constexpr):
-    """upstream * (D / divisor), NaN for NaN, and 0 for what is absent."""
+    """Write upstream * (D / divisor), NaN for NaN, and 0 for what is absent."""
     g = upstream * divide(steps.to(x.dtype), divisor)
     g = tl.where(present, tl.where(x == x, g, float("nan")), 0)
     _write(out, start, n, g.to(out.dtype.element_ty), BLOCK)
