@@ -6,21 +6,20 @@ Bounds are made so small that lists of some hundred items have many tiles, block
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import interpreter  # noqa: F401
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import FLOATS, LAYOUTS, Case, assert_equal, cases, laid_out
 
 from rankreg_ext import _ops
-from rankreg_ext.triton_kernels import loss_sum, tuning
 from rankreg_ext.triton_kernels import positives_stream as stream
+from rankreg_ext.triton_kernels import tuning
 
 BOUNDS = {
-    # A block a tile, one chunk or several shares of them, all of one kind of search.
+    # A block a tile, and several shares of chunks.
     "tiles": dict(BLOCK=32, TILES=32, PROGRAMS=10**6, CHUNK_PROGRAMS=3, NARROW=4, CHUNK=16),
     # Several blocks a tile.
     "blocks": dict(BLOCK=32, TILES=4, PROGRAMS=10**6, CHUNK_PROGRAMS=1, NARROW=8, CHUNK=32),
@@ -93,7 +92,7 @@ def check_loss(case: Case, tensor: bool, count: int | None = None) -> None:
 
 
 def drawn(check, examples: int):
-    lengths = st.one_of(st.integers(0, 40), st.sampled_from((63, 64, 65, 127, 128, 129, 300)))
+    lengths = st.one_of(st.integers(0, 40), st.sampled_from((63, 64, 65, 127, 128, 129, 200)))
 
     @settings(
         max_examples=examples,
@@ -108,8 +107,107 @@ def drawn(check, examples: int):
 
 
 def test_drawn_ranks(bounds):
-    drawn(check_ranks, 40)()
+    drawn(check_ranks, 12)()
 
 
 def test_drawn_losses(bounds):
-    drawn(check_loss, 30)()
+    drawn(check_loss, 10)()
+
+
+PLAIN = Case(
+    seed=3,
+    batch=(),
+    n=300,
+    dtype=torch.float32,
+    values="tied",
+    layout="contiguous",
+    mask=None,
+    share=0.3,
+    ties="min",
+    descending=True,
+    lam=0.3,
+    power=2,
+    normalize="length",
+    reduction="mean",
+    gradient="dense",
+)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_many_positives(bounds, dtype):
+    """More than a chunk has room for, and than the state keeps, up to all."""
+    mask, values, share = (None, "tied", 1.0) if dtype.itemsize > 2 else ("random", "special", 0.5)
+    case = dataclasses.replace(
+        PLAIN, dtype=dtype, mask=mask, values=values, share=share, n=50, gradient="special"
+    )
+    check_ranks(case, False)
+    check_loss(case, True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(bounds, layout):
+    case = dataclasses.replace(PLAIN, layout=layout, batch=(2,), n=97, mask="row", share=0.05)
+    check_ranks(case, False)
+    check_loss(case, False)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 15, 16, 31])
+def test_every_number_of_positives(bounds, count):
+    """Both sides of every bound: few, narrow, and full chunks."""
+    g = torch.Generator().manual_seed(count)
+    scores = (torch.randn(1, 70, generator=g) * 3).round() / 3
+    positives = torch.zeros(1, 70, dtype=torch.bool)
+    for row in positives:
+        row[torch.randperm(70, generator=g)[:count]] = True
+    grad = torch.randn(1, 70, generator=g)
+    ranks = stream.positive_ranks(scores, positives, 0.5, None, None)
+    assert_equal(ranks, _ops._positive_ranks(scores, positives, 0.5, None, None))
+    args = (grad, scores, positives, ranks, 0.5, None, None)
+    assert_equal(stream.positive_ranks_backward(*args), _ops._positive_ranks_backward(*args))
+    args = (scores, positives, 40.0, None, 2, 0, None)
+    loss, state = stream.rankreg_loss(*args, 1)
+    expected, expected_state = _ops._rankreg_loss(*args, 1)
+    torch.testing.assert_close(loss, expected, rtol=5e-7, atol=0)
+    assert_equal(state, expected_state)
+    args = (torch.tensor(1.7), scores, positives, state, *args[2:])
+    assert_equal(stream.rankreg_loss_backward(*args), _ops._rankreg_loss_backward(*args))
+
+
+@pytest.mark.parametrize("count", [5, 40, 300])
+def test_bounds_as_they_are(count):
+    case = dataclasses.replace(PLAIN, n=5000, mask="random", values="clustered")
+    check_ranks(case, False, count)
+    check_loss(case, False, count)
+
+
+def test_ranks_beyond_float32(monkeypatch):
+    """A rank of more than 2^24 is a float64, and none is rounded."""
+    monkeypatch.setattr(tuning, "STREAM_BLOCK", 2**20)
+    n = 2**24 + 3
+    scores = torch.ones(n)
+    scores[7] = 0
+    positives = torch.zeros(n, dtype=torch.bool)
+    positives[7] = True
+    ranks = stream.positive_ranks(scores, positives, 2.0, None, None)
+    assert ranks.dtype == torch.float64
+    assert ranks[7] == n and ranks.count_nonzero() == 1
+    grad = torch.zeros(n, dtype=torch.float64)
+    grad[7] = 1
+    actual = stream.positive_ranks_backward(grad, scores, positives, ranks, 2.0, None, None)
+    expected = torch.full([n], 0.5)
+    expected[7] = torch.tensor(1.0 - n, dtype=torch.float64).float() / 2
+    assert_equal(actual, expected)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3000)])
+def test_empty(shape):
+    x, positives = torch.empty(shape), torch.empty(shape, dtype=torch.bool)
+    ranks = stream.positive_ranks(x, positives, 1.0, None, None)
+    args = (x, x, positives, ranks, 1.0, None, None)
+    assert ranks.shape == stream.positive_ranks_backward(*args).shape == shape
+    for reduction, name in enumerate(_ops.REDUCTION):
+        args = (x, positives, 1.0, None, 2, 1, None)
+        loss, state = stream.rankreg_loss(*args, reduction)
+        assert_equal(loss, torch.zeros(shape[:-1] if name == "none" else ()))
+        args = (loss, x, positives, state, *args[2:])
+        assert stream.rankreg_loss_backward(*args).shape == shape
