@@ -173,6 +173,7 @@ def collect_kernel(
     blocks,
     BLOCK: tl.constexpr,
 ):
+    """Find the positives of every tile."""
     list = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
     positives += list * positives_list
@@ -293,6 +294,7 @@ def plant_kernel(
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Sort the scores of a list's positives, chunk by chunk."""
     list = (tl.program_id(0) // shares).to(tl.int64)
     share = tl.program_id(0) % shares
     count, upto = _tile_counts(counts, list, tiles, TILES)
@@ -432,6 +434,7 @@ def count_kernel(
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Count the scores of every tile above the positives."""
     list = (tl.program_id(0) // tiles).to(tl.int64)
     size = tl.load(total + list)
     if size > least:
@@ -525,6 +528,7 @@ def finish_ranks_kernel(
     FEW: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    """Write the ranks of a list's positives."""
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     R: tl.constexpr = ranks.dtype.element_ty
     list = (tl.program_id(0) // shares).to(tl.int64)
@@ -597,6 +601,7 @@ def finish_loss_kernel(
     CHUNK: tl.constexpr,
     TILES: tl.constexpr,
 ):
+    """Write a list's loss and state."""
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     R: tl.constexpr = state.dtype.element_ty
     list = tl.program_id(0).to(tl.int64)
@@ -725,7 +730,7 @@ def _plant_steps(
     valid = (j < HALF - 1) & (j < size - base)
     item = _items(index, count, upto, base, blocks, valid, WIDTH, BLOCK)
     tl.store(chosen + base + j, item, mask=valid)
-    a, rank, moved = _moves(
+    a, _rank, moved = _moves(
         grad,
         grad_item,
         scores,
@@ -837,6 +842,7 @@ def plant_steps_kernel(
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Sort the breakpoints of a list's gradient, chunk by chunk."""
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     list = (tl.program_id(0) // shares).to(tl.int64)
     share = tl.program_id(0) % shares
@@ -1085,6 +1091,7 @@ def step_kernel(
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Write the gradient of negatives, and count scores above A+."""
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     list = (tl.program_id(0) // tiles).to(tl.int64)
     size = tl.load(total + list)
@@ -1215,6 +1222,7 @@ def finish_steps_kernel(
     HALF: tl.constexpr,
     TILES: tl.constexpr,
 ):
+    """Write the gradient of a list's positives."""
     C: tl.constexpr = compute_type(scores.dtype.element_ty)
     CHUNK: tl.constexpr = 2 * HALF
     list = (tl.program_id(0) // shares).to(tl.int64)
@@ -1251,7 +1259,7 @@ def finish_steps_kernel(
             base = tl.cast(chunk, tl.int64) * (HALF - 1)
             valid = (j < HALF - 1) & (j < size - base)
             item = tl.load(chosen + list * n + base + j, mask=valid, other=0)
-            a, rank, moved = _moves(
+            _a, rank, moved = _moves(
                 grad,
                 grad_item,
                 scores + list * scores_list,

@@ -22,8 +22,8 @@ SUM_MOST = 16384
 SUM_BLOCK = 2048
 
 # --- rare positives of long lists (positives_stream.py) -------------------------------------------
-# Items that a program reads at once, and its warps: 16 items a thread hide the latency of a load,
-# and of the searches, whose steps wait for each other.
+# Items that a program reads at once, and its warps: 8 items a thread hide the latency of a load, and
+# of the searches, whose steps wait for each other, in about 80 registers.
 STREAM_BLOCK = 2048
 STREAM_WARPS = 8
 # A list is split into tiles of whole blocks, at most so many: a program adds up what tiles have
@@ -34,10 +34,11 @@ STREAM_PROGRAMS = 132 * 8
 # The chunks of many positives are shared out to so many programs.
 STREAM_CHUNK_PROGRAMS = 132
 # Up to so many positives meet every score: 2 instructions each forward, 6 backward. A search costs
-# about 6 a step, of 4 to 10, and the histogram 20 to 170 by the number of its bins.
+# about 6 a step, of 5 to 10, and a histogram 6 where Triton has one of atomics in shared memory
+# (3.9), 20 to 170 by the number of bins where it has one of ballots (3.6).
 STREAM_FEW = 16
 STREAM_FEW_BACKWARD = 8
-# Bins of a histogram, fewer than which are no fewer instructions (a bin a lane), and of the chunk
-# of thresholds that positives are sorted in. Of 2^10 bins a thread has 32 at a time.
+# Less than NARROW positives are sorted and counted among themselves; more in chunks of CHUNK. FEW <
+# NARROW <= CHUNK / 2.
 STREAM_NARROW = 128
 STREAM_CHUNK = 1024

@@ -182,7 +182,10 @@ def test_bounds_as_they_are(count):
 
 def test_ranks_beyond_float32(monkeypatch):
     """A rank of more than 2^24 is a float64, and none is rounded."""
-    monkeypatch.setattr(tuning, "STREAM_BLOCK", 2**20)
+    # As long as tensors may be.
+    monkeypatch.setattr(tuning, "STREAM_BLOCK", 2**19)
+    monkeypatch.setattr(tuning, "STREAM_FEW", 2)
+    monkeypatch.setattr(tuning, "STREAM_FEW_BACKWARD", 2)
     n = 2**24 + 3
     scores = torch.ones(n)
     scores[7] = 0
