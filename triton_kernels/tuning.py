@@ -22,8 +22,8 @@ SUM_MOST = 16384
 SUM_BLOCK = 2048
 
 # --- rare positives of long lists (positives_stream.py) -------------------------------------------
-# Items that a program reads at once, and its warps: 8 items a thread hide the latency of a load, and
-# of the searches, whose steps wait for each other, in about 80 registers.
+# Items that a program reads at once, and its warps: 8 items a thread hide the latency of a load and
+# of a search, whose steps wait for each other, in about 80 registers.
 STREAM_BLOCK = 2048
 STREAM_WARPS = 8
 # A list is split into tiles of whole blocks, at most so many: a program adds up what tiles have
