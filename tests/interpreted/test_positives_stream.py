@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rankreg_ext.triton_kernels import positives_stream as stream
+from rankreg_ext.triton_kernels import tuning
 from samples import FLOATS, LAYOUTS, Case, assert_equal, cases, laid_out
 
 from rankreg_ext import _ops
-from rankreg_ext.triton_kernels import positives_stream as stream
-from rankreg_ext.triton_kernels import tuning
 
 BOUNDS = {
     # A block a tile, and several shares of chunks.
