@@ -8,3 +8,5 @@ import os
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
+else:
+    import interpreter  # noqa: F401

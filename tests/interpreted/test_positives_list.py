@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import interpreter  # noqa: F401
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings

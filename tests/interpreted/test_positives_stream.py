@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import interpreter  # noqa: F401
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
-import interpreter  # noqa: F401
 import pytest
 import torch
 from hypothesis import given, settings
