@@ -169,7 +169,10 @@ def elsewhere(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """One copy of the project for all builds with the default settings: they share objects."""
+    """One copy of the project for all whole builds, with the settings QUICK: they share objects.
+
+    The build that ships is the one that the other tests run on.
+    """
     return copy_project(tmp_path_factory.mktemp("project") / "project")
 
 
@@ -203,7 +206,7 @@ def wheel(tmp_path_factory, project, libraries) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("wheel")
     environment = Environment(folder / "environment", libraries)
     command = ("wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".")
-    done = environment.pip(*command, cwd=project)
+    done = environment.pip(*command, cwd=project, **QUICK)
     assert done.returncode == 0, done.stdout
     (path,) = folder.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
@@ -260,12 +263,12 @@ def check(result: dict, installed_in: Path, native: bool) -> None:
 
 
 def test_pip_install(environment, project, elsewhere):
-    environment.install(".", cwd=project)
+    environment.install(".", cwd=project, **QUICK)
     check(environment.exercise(elsewhere), environment.path, native=True)
 
 
 def test_pip_install_editable(environment, project, elsewhere):
-    environment.install("-e", ".", cwd=project)
+    environment.install("-e", ".", cwd=project, **QUICK)
     check(environment.exercise(elsewhere), project, native=True)
     # Python puts the working directory first on its path: the mapped package must be found there
     # too. The bare folder is then found as well, and refuses.

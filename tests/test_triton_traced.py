@@ -4,6 +4,10 @@ Tensors of the CPU are traced; what they are traced to is not run. A driver that
 lets torch find out which tensors a kernel writes.
 """
 
+import builtins
+import dis
+import importlib
+import importlib.util
 import operator
 import re
 
@@ -154,3 +158,43 @@ def test_triton_serves_devices_without_native_kernels(monkeypatch):
     assert not _backend.served_by_triton("cpu")
     monkeypatch.setitem(_backend._reasons, "triton", "no C compiler")
     assert not _backend.served_by_triton("xpu")
+
+
+def kernels_of_package():
+    """All kernels, by the name of their file and their own."""
+    found = {}
+    for module in ("rank", "positives_list", "positives_stream", "loss_sum"):
+        module = importlib.import_module(f"rankreg_ext.triton_kernels.{module}")
+        for name, value in vars(module).items():
+            if name.endswith("_kernel") and isinstance(value, triton.runtime.jit.JITFunction):
+                found[f"{module.__name__.rpartition('.')[2]}.{name}"] = value
+    return found
+
+
+@pytest.mark.parametrize("name", kernels_of_package())
+def test_inductor_can_write_a_kernel_down(name, tmp_path):
+    """It copies a kernel with all functions and constants that it refers to into a file."""
+    from torch._inductor.codegen.wrapper import (
+        user_defined_triton_kernel_transitive_closure_source_code as closure,
+    )
+
+    kernel = kernels_of_package()[name]
+    path = tmp_path / "written.py"
+    path.write_text(
+        f"import triton\nimport triton.language as tl\n\n\n@triton.jit\n{closure(kernel)}"
+    )
+    spec = importlib.util.spec_from_file_location("written", path)
+    written = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(written)
+    functions = [v for v in vars(written).values() if hasattr(v, "fn") and hasattr(v, "src")]
+    assert kernel.fn.__name__ in vars(written)
+    for function in functions:
+        for step in dis.get_instructions(function.fn):
+            if step.opname == "LOAD_GLOBAL":
+                known = hasattr(written, step.argval) or hasattr(builtins, step.argval)
+                assert known, f"{step.argval} of {function.fn.__name__}"
+
+
+def test_there_are_kernels_to_write_down():
+    files = {name.partition(".")[0] for name in kernels_of_package()}
+    assert files == {"rank", "positives_list", "positives_stream", "loss_sum"}

@@ -143,6 +143,7 @@ def test_many_positives(bounds, dtype):
     check_loss(case, True)
 
 
+@pytest.mark.parametrize("bounds", ["tiles"], indirect=True)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(bounds, layout):
     case = dataclasses.replace(PLAIN, layout=layout, batch=(2,), n=97, mask="row", share=0.05)
