@@ -1,15 +1,17 @@
 """The choice of a back-end, and the report of what can be chosen."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import rankreg_ext
-from rankreg_ext import _backend, use_backend
+from rankreg_ext import _backend, _triton, use_backend
 
 unusable = pytest.mark.skipif(_backend.usable("cuda") is None, reason="CUDA is usable here")
 
@@ -116,7 +118,7 @@ def test_compiled_code_follows_the_choice(no_request):
 
 def test_environment_chooses():
     done = python(
-        "from rankreg_ext import _backend, use_backend, show_config\n"
+        "from rankreg_ext import _backend, _triton, use_backend, show_config\n"
         "print(_backend.requested())\n"
         "with use_backend('auto'): print(_backend.requested())\n"
         "print(show_config())",
@@ -194,3 +196,51 @@ def test_source_tree_that_was_never_installed_is_told_as_such(monkeypatch):
     assert module is None
     assert "not installed" in reason
     assert "pip install --no-build-isolation -e ." in reason
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_on_which_triton_cannot_run_is_told_as_such():
+    pytest.importorskip("triton")
+    from rankreg_ext import triton_kernels
+
+    reason = triton_kernels.try_out("cuda")
+    assert re.match(r"a kernel cannot be run: \w+: ", reason)
+    assert "\n" not in reason
+
+
+def test_a_device_is_tried_out_once_and_past_what_is_being_traced(monkeypatch):
+    """torch.compile makes no real tensors in its own thread."""
+    from rankreg_ext import triton_kernels
+
+    seen = []
+
+    def trial(device):
+        seen.append((device, type(torch.zeros(())).__name__))
+
+    monkeypatch.setitem(
+        sys.modules, "rankreg_ext.triton_kernels.trial", SimpleNamespace(trial=trial)
+    )
+    with torch._subclasses.FakeTensorMode():
+        assert type(torch.zeros(())).__name__ == "FakeTensor"
+        assert triton_kernels.try_out("cuda") is None
+    assert seen == [("cuda", "Tensor")]
+
+
+def test_ops_fall_back_to_plain_torch_where_triton_cannot_be_used(monkeypatch):
+    """Asked for by nobody: an explicit request raises instead."""
+    calls = []
+    kernel = _triton.kernel_or("rank", lambda *args: calls.append(args))
+    monkeypatch.setitem(_backend._reasons, "triton", "there is no C compiler")
+    args = (torch.zeros(3), True, 0, None)
+    kernel(*args)
+    assert len(calls) == 1 and calls[0] is not None
+    with pytest.raises(RuntimeError, match="'triton' is not usable: there is no C compiler"):
+        with use_backend("triton"):
+            pass
+
+
+def test_scores_are_found_among_the_arguments_of_every_op():
+    x, grad = torch.zeros(3), torch.zeros(())
+    positives = torch.zeros(3, dtype=torch.bool)
+    for args in ((x, True, 0, None), (x, 1.0, None), (x, positives, 1.0), (grad, x, positives)):
+        assert _triton._scores(args) is x

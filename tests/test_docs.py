@@ -10,19 +10,19 @@ import pytest
 import torch
 
 import rankreg_ext.compat
-from rankreg_ext import arrays
+from rankreg_ext import arrays, losses, metrics
 from rankreg_ext.compat import scipy_stats
 
 MODULES = sorted(
     name
-    for package in (rankreg_ext, rankreg_ext.compat)
+    for package in (rankreg_ext, rankreg_ext.compat, metrics)
     for _, name, is_package in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     if not is_package and not name.split(".")[-1].startswith("_C")
 )
 README = Path(__file__).parents[1] / "README.md"
 
 
-@pytest.mark.parametrize("name", ["rankreg_ext", *MODULES])
+@pytest.mark.parametrize("name", ["rankreg_ext", "rankreg_ext.triton_kernels", *MODULES])
 def test_docstring_examples(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.ELLIPSIS)
@@ -30,7 +30,7 @@ def test_docstring_examples(name):
 
 
 def test_every_public_function_has_an_example():
-    for module in (rankreg_ext, arrays, scipy_stats):
+    for module in (rankreg_ext, arrays, losses, metrics, scipy_stats):
         for name in module.__all__:
             item = getattr(module, name)
             if callable(item):

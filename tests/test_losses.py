@@ -48,11 +48,6 @@ def sigmoid(z: float) -> float:
     return 1 / (1 + math.exp(-z))
 
 
-def test_every_public_name_has_an_example():
-    for name in losses.__all__:
-        assert ">>>" in getattr(losses, name).__doc__, name
-
-
 # --- binary losses: values ------------------------------------------------------------------------
 
 # Loss, and its value for a target of 1 and of 0 by the formula, with e inside the logarithms.

@@ -3,10 +3,7 @@
 Against loops over the definitions, exact where the metric is a ratio of counts, and by hand.
 """
 
-import doctest
-import importlib
 import itertools
-import pkgutil
 from fractions import Fraction
 
 import pytest
@@ -422,12 +419,3 @@ def test_bad_errors(change, error, message):
     arguments = {"scores": torch.zeros(3, 4), "labels": torch.zeros(3).long(), "critical": 1}
     with pytest.raises(error, match=f"^error_at_tpr: {message}"):
         error_at_tpr(**{**arguments, **change})
-
-
-def test_examples_in_docstrings():
-    for _, name, _ in pkgutil.iter_modules(metrics.__path__, f"{metrics.__name__}."):
-        module = importlib.import_module(name)
-        result = doctest.testmod(module, extraglobs={"torch": torch})
-        assert result.failed == 0, name
-    for name in metrics.__all__:
-        assert ">>>" in getattr(metrics, name).__doc__, name
