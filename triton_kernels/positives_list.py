@@ -61,7 +61,7 @@ def _sizes(positive, present, where, n, BY_LENGTH: tl.constexpr):
     else:
         count = tl.sum(positive.to(tl.int32), 0)
         if BY_LENGTH:
-            length = n.to(tl.float64)
+            length = tl.cast(n, tl.float64)  # inductor makes a constant of n = 1
         else:
             length = (count * 0 + 1).to(tl.float64)
     return count, length
@@ -416,7 +416,7 @@ def rankreg_loss_backward_kernel(
                 rank = tl.load(kept_state + 1 + slot, mask=slot < count, other=0)
             else:
                 rank = _ranks(threshold, tl.reshape(a, [BLOCK // LANES, LANES]))
-            h = power.to(tl.float64) * _power(rank.to(tl.float64), power - 1)
+            h = tl.cast(power, tl.float64) * _power(rank.to(tl.float64), power - 1)
             h = divide(h, tl.zeros([T], tl.float64) + scale).to(C)
             tl.store(targets + slot, perturb(threshold, lam, h, True), mask=slot < count)
             tl.store(before + slot, rank, mask=slot < count)
