@@ -23,6 +23,15 @@ import torch
 from ._version import __version__
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "reference")
+# Whether Triton interprets kernels in Python, which it also does for tensors of the CPU; it decides
+# that for good when it is imported.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# The types of device whose tensors a back-end takes.
+DEVICES = {
+    "cpu": ("cpu",),
+    "cuda": ("cuda",),
+    "triton": ("cpu", "cuda", "xpu") if _INTERPRETED else ("cuda", "xpu"),
+}
 
 # RANKREG_BACKEND, or None if its value is none of BACKENDS: then the first call raises, and
 # importing the package does not, so that show_config() can still be asked.
@@ -123,13 +132,6 @@ def load_native() -> ModuleType | None:
     return _native
 
 
-def devices(backend: str) -> tuple[str, ...]:
-    """The types of device whose tensors a back-end takes; of "cpu", "cuda" and "triton"."""
-    if backend == "triton":
-        return ("cpu", "cuda", "xpu") if _interpreted() else ("cuda", "xpu")
-    return (backend,)
-
-
 def devices_without_native_kernels() -> tuple[str, ...]:
     """The types of device that Triton serves, as far as it can."""
     has_cuda = torch.version.cuda is not None and _load_cuda()[0] is not None
@@ -211,16 +213,11 @@ def _why_not(backend: str) -> str | None:
         triton_kernels = importlib.import_module(f"{__package__}.triton_kernels")
     except ImportError as error:
         return f"rankreg_ext.triton_kernels cannot be imported: {error}"
-    if _interpreted():
+    if _INTERPRETED:
         return None
     if not torch.cuda.is_available() and not torch.xpu.is_available():
         return "torch finds no GPU"
     return triton_kernels.try_out("cuda" if torch.cuda.is_available() else "xpu")
-
-
-def _interpreted() -> bool:
-    """Whether Triton interprets kernels in Python, which it also does for tensors of the CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache

@@ -369,7 +369,7 @@ def _kernels(function: str, x: Tensor) -> _Kernels | None:
         return _BEST
     if requested == "reference":
         return None
-    devices = _backend.devices(requested)
+    devices = _backend.DEVICES[requested]
     if x.device.type not in devices:
         raise RuntimeError(
             f"{function}: backend {requested!r} was requested and needs tensors on "

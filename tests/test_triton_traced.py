@@ -52,7 +52,7 @@ class WithoutLaunches(torch.fx.Interpreter):
 def traced(monkeypatch):
     """Traces a function and its gradient; gives both graphs."""
     monkeypatch.setitem(_backend._reasons, "triton", None)
-    monkeypatch.setattr(_backend, "devices", lambda backend: ("cpu",))
+    monkeypatch.setitem(_backend.DEVICES, "triton", ("cpu",))
     monkeypatch.setattr(triton.runtime.driver, "_active", Target())
     graphs = []
 
@@ -198,3 +198,17 @@ def test_inductor_can_write_a_kernel_down(name, tmp_path):
 def test_there_are_kernels_to_write_down():
     files = {name.partition(".")[0] for name in kernels_of_package()}
     assert files == {"rank", "positives_list", "positives_stream", "loss_sum"}
+
+
+def test_a_device_is_tried_out_while_compiling_if_it_was_not_before(traced, monkeypatch):
+    """RANKREG_BACKEND=triton, and the first call is one that is compiled."""
+    tried = []
+    assert _backend._why_not._dynamo_marked_constant  # as the stand-in here is
+    why_not = torch.compiler.assume_constant_result(lambda name: tried.append(name))
+    monkeypatch.setattr(_backend, "_why_not", why_not)
+    monkeypatch.delitem(_backend._reasons, "triton")
+    monkeypatch.setattr(_backend, "_default", "triton")
+    x = torch.randn(3, 40, requires_grad=True)
+    forward, backward = traced(FUNCTIONS["rankreg_loss"], x, x > 1, 2.0)
+    assert tried == ["triton"]
+    assert kernels(forward) and kernels(backward)
