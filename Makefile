@@ -41,7 +41,7 @@ demo: $(BUILT)
 
 test: lint $(BUILT)
 	$(PYTEST) -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
-	$(MAKE) --no-print-directory sanitize
+	$(MAKE) --no-print-directory sanitize ARGS_plain=--brief
 
 # ARGS=--resume goes on where an interrupted run stopped.
 bench: $(DEV) $(BUILT)

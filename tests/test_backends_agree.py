@@ -32,7 +32,7 @@ DEVICES = {
 }
 # Of all cases, these take every so many: an emulator and an interpreter are slow, and Triton
 # compiles for each dtype, rule and power of two.
-EVERY = {"emulated": 6, "triton": 40, "interpreted": 20}
+EVERY = {"emulated": 6, "triton": 40, "interpreted": 40}
 LONGEST_INTERPRETED = 129
 # A large GPU and a small one take different ways; threads run in different orders.
 GPUS = (

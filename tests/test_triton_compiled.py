@@ -216,8 +216,8 @@ TO_COMPILE = {
         torch.bfloat16: (1000,),
         torch.int64: (33,),
     },
-    "sm_80": {torch.float32: (33, 100_000)},
-    "gfx942": {torch.float32: (33, 100_000)},
+    "sm_80": {torch.float32: (33,)},
+    "gfx942": {torch.float32: (33,)},
 }
 
 
@@ -225,7 +225,7 @@ TO_COMPILE = {
 def test_kernels_keep_within_bounds_and_round(target):
     """Local memory is traffic that no line asks for."""
     variants = representatives(target, TO_COMPILE[target])
-    assert len(variants) > 8
+    assert len(variants) >= (8 if target == "sm_90" else 6)
     bad = []
     for c in (resources.attempt((variant, target)) for variant in variants):
         if isinstance(c, str):

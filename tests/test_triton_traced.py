@@ -109,7 +109,6 @@ FUNCTIONS = {
         (40, False, "float"),
         (40, True, "tensor"),
         (700, True, "float"),
-        (3000, False, "tensor"),
         (3000, True, "float"),
     ],
 )

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, o
 # Around the blocks of items, their warps, and tiles of thresholds.
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 64, 127, 128, 129, 255, 256, 257, 258)
 SETTINGS = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -154,15 +154,15 @@ def test_numbers_of_positives(positives, dtype):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mask", ("random", "row"))
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 def test_layouts(layout, mask, dtype):
     case = replace(CASE, layout=layout, mask=mask, dtype=dtype, batch=(2, 3), n=17)
     agree_on_ranks(case)
     agree_on_loss(replace(case, reduction="none"))
 
 
-@pytest.mark.parametrize("lam", (1e-30, 1e-3, 1.0, 1e4, 1e30))
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("lam", (1e-30, 1.0, 1e30))
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float32, torch.float64))
 @pytest.mark.parametrize("lam_dtype", (torch.float32, torch.float64, None))
 def test_lam(lam, dtype, lam_dtype):
     """A tensor takes precedence over the number."""
