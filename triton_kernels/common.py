@@ -2,7 +2,7 @@
 
 Triton divides float32 approximately and contracts a product and a sum into one rounding unless it
 is kept from it, and both would let two back-ends disagree about a rank. `divide` and `perturb` are
-the ways around that; tests/triton/test_compiled.py looks for both in the machine code.
+the ways around that; tests/test_triton_compiled.py looks for both in the machine code.
 """
 
 import triton
@@ -57,6 +57,15 @@ def divide(a, b):
     else:
         quotient = a / b
     return quotient
+
+
+@triton.jit
+def integer_power(x, exponent):
+    """The power x^exponent, by repeated multiplication, of which none is contracted with a sum."""
+    power = tl.zeros_like(x) + 1
+    for _ in range(0, exponent):
+        power = tl.fma(power, x, tl.zeros_like(x))
+    return power
 
 
 @triton.jit

@@ -35,7 +35,7 @@ from torch import Tensor
 from .. import _ops
 from ..reference import compute_dtype, rank_dtype
 from . import host, loss_sum, tuning
-from .common import compute_type, divide, perturb, read_lam
+from .common import compute_type, divide, integer_power, perturb, read_lam
 
 LENGTH = 1  # in _ops.NORMALIZE
 
@@ -94,15 +94,6 @@ def _change(targets, thresholds, values):
     joined = tl.where(targets[:, None, None] > values[None, :, :], 1.0, 0.0)
     left = tl.where(thresholds[:, None, None] > values[None, :, :], 1.0, 0.0)
     return tl.sum(joined - left, 0)
-
-
-@triton.jit
-def _power(x, exponent):
-    """x^exponent in float64, by repeated multiplication."""
-    out = tl.zeros_like(x) + 1
-    for _ in range(exponent):
-        out = out * x
-    return out
 
 
 # Programs take lists in turn. Item strides are specialised on 1, lengths and list strides on
@@ -328,9 +319,9 @@ def rankreg_loss_kernel(
             slot = begin + tl.arange(0, T)
             rank = _ranks(_thresholds(thresholds, slot, count), values)
             tl.store(to + 1 + slot, rank, mask=slot < used)
-            total += tl.where(slot < count, _power(rank.to(tl.float64), power), 0)
+            total += tl.where(slot < count, integer_power(rank.to(tl.float64), power), 0)
 
-        scale = _power(length, power) * count.to(tl.float64)
+        scale = integer_power(length, power) * count.to(tl.float64)
         loss = tl.where(count > 0, divide(tl.sum(total, 0), scale), 0)
         tl.store(losses + row, loss.to(losses.dtype.element_ty))
         if counts is not None:
@@ -407,7 +398,7 @@ def rankreg_loss_backward_kernel(
 
         # Positives move, T at a time: the formula in float64 is for few lanes.
         count, length = _sizes(positive, present, where, n, BY_LENGTH)
-        scale = _power(length, power - 1) * count.to(tl.float64)
+        scale = integer_power(length, power - 1) * count.to(tl.float64)
         kept_state = state + row * (1 + kept)
         for begin in range(0, count, T):
             slot = begin + tl.arange(0, T)
@@ -416,7 +407,7 @@ def rankreg_loss_backward_kernel(
                 rank = tl.load(kept_state + 1 + slot, mask=slot < count, other=0)
             else:
                 rank = _ranks(threshold, tl.reshape(a, [BLOCK // LANES, LANES]))
-            h = tl.cast(power, tl.float64) * _power(rank.to(tl.float64), power - 1)
+            h = tl.cast(power, tl.float64) * integer_power(rank.to(tl.float64), power - 1)
             h = divide(h, tl.zeros([T], tl.float64) + scale).to(C)
             tl.store(targets + slot, perturb(threshold, lam, h, True), mask=slot < count)
             tl.store(before + slot, rank, mask=slot < count)

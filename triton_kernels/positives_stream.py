@@ -31,7 +31,7 @@ from torch import Tensor
 from .. import _ops
 from ..reference import compute_dtype, rank_dtype
 from . import host, loss_sum, tuning
-from .common import compute_type, divide, perturb, read_lam
+from .common import compute_type, divide, integer_power, perturb, read_lam
 
 _SIZES = ("n", "tiles", "blocks", "chunks", "shares", "kept", "least", "power", "lam")
 
@@ -549,15 +549,6 @@ def finish_ranks_kernel(
 
 
 @triton.jit
-def _integer_power(x, exponent):
-    """x^exponent, by repeated multiplication, of which none is contracted with a sum."""
-    power = tl.zeros_like(x) + 1
-    for _ in range(0, exponent):
-        power = tl.fma(power, x, tl.zeros_like(x))
-    return power
-
-
-@triton.jit
 def _length(present, list, n, tiles, BY_LENGTH: tl.constexpr, TILES: tl.constexpr):
     """Z, the number of a list's unmasked items, or 1: float64."""
     if BY_LENGTH:
@@ -625,9 +616,9 @@ def finish_loss_kernel(
             above = _count_above(a, table + at, bins + at, size, FEW, CHUNK)
             rank = tl.where(a == a, (1 + above).to(tl.float64), float("nan"))
             tl.store(state + base + j, rank.to(R), mask=valid & (j < saved - base))
-            sums += tl.where(valid, _integer_power(rank, power), 0)
+            sums += tl.where(valid, integer_power(rank, power), 0)
     length = _length(present, list, n, tiles, BY_LENGTH, TILES)
-    scale = _integer_power(length, power) * tl.maximum(size, 1).to(tl.float64)
+    scale = integer_power(length, power) * tl.maximum(size, 1).to(tl.float64)
     loss = tl.where(size > 0, divide(tl.sum(sums, 0), scale), 0)
     tl.store(losses + list, loss.to(losses.dtype.element_ty))
 
@@ -681,8 +672,8 @@ def _moves(
         else:
             at = tl.cast(chunk, tl.int64) * HALF
             rank = 1 + _count_above(a, table + at, bins + at, size, 0, HALF)
-        raised = _integer_power(rank.to(tl.float64), power - 1) * tl.cast(power, tl.float64)
-        scale = _integer_power(length, power - 1) * size.to(tl.float64)
+        raised = integer_power(rank.to(tl.float64), power - 1) * tl.cast(power, tl.float64)
+        scale = integer_power(length, power - 1) * size.to(tl.float64)
         g = divide(raised, scale).to(C)
     else:
         at = item.to(tl.int64)

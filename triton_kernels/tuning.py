@@ -16,7 +16,7 @@ WARP = 64 if torch.version.hip else 32
 COUNT_MOST = 128
 COUNT_MOST_WIDE = 1024
 # A sort in registers: of 16 items at least, to have fewer kernels. At 2048 it takes 700
-# instructions per item, and 4 seconds to compile; 4096 would take 930, and 8 seconds.
+# instructions per item; 4096 would take 930, compile for longer still, and spill on gfx942.
 SORT_LEAST = 16
 SORT_MOST = 2048
 # Places per program where whole tensors are sorted.
