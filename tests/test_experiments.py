@@ -31,9 +31,8 @@ from benchmarks.experiments.checkpoint import (  # noqa: E402
     fingerprint,
     write_atomically,
 )
-from benchmarks.experiments.pool import Job  # noqa: E402
 from benchmarks.experiments.progress import Progress  # noqa: E402
-from benchmarks.experiments.train import Settings, TrainingRun, augment  # noqa: E402
+from benchmarks.experiments.train import Job, Settings, TrainingRun, augment  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "experiments" / "results"
 TINY = Settings(epochs=3, width=2, limit=25, batch_size=64)

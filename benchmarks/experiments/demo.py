@@ -27,8 +27,8 @@ import rankreg_ext
 from . import dataset
 from .checkpoint import BusyError, clear, exclusive, write_atomically, write_json
 from .dataset import CorruptDataError
-from .pool import Job, WorkerError, default_workers, run_all
-from .train import Settings
+from .pool import WorkerError, default_workers, run_all
+from .train import Job, Settings
 
 # Both arms: what the base loss alone did best with on validation images. RankReg's own settings:
 # likewise, with these fixed. See results/tuning.md, written by tune.py; no test image was used.
@@ -214,13 +214,13 @@ def run(args: argparse.Namespace) -> None:
     by_arm = {arm: states[k :: len(arms)] for k, arm in enumerate(arms)}
     splits = {"validation": data.validation.positives, "test": data.test.positives}
     per_seed = {
-        split: {arm: [metrics(s[split], positives) for s in by_arm[arm]] for arm in arms}
+        split: {arm: [metrics(s["result"][split], positives) for s in by_arm[arm]] for arm in arms}
         for split, positives in splits.items()
     }
     summary = summarise(per_seed["test"])
     text = table(summary, seeds)
     if not args.no_plots:
-        scores = {arm: [state["test"] for state in by_arm[arm]] for arm in arms}
+        scores = {arm: [state["result"]["test"] for state in by_arm[arm]] for arm in arms}
         plot(args.out, data.test.positives, scores)
     write_atomically(args.out / "table.md", (text + "\n").encode())
     write_json(

@@ -6,62 +6,56 @@ networks side by side train faster than one on two threads.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
-import platform
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 import rankreg_ext
 
-from . import dataset
-from .checkpoint import Checkpoint, clear, fingerprint
+from .checkpoint import Checkpoint, clear
 from .progress import Progress
-from .train import Settings, TrainingRun
-
-CODE = ("dataset.py", "pool.py", "train.py")  # whatever a run's numbers depend on
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training run to do.
+class Training(Protocol):
+    """What a job starts: training that can stop after any epoch."""
+
+    epoch: int
+
+    @property
+    def finished(self) -> bool: ...
+    def train_epoch(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def result(self) -> dict[str, Any]:
+        """What is kept of it at the end."""
+
+
+class Job(Protocol):
+    """One training run to do; sent to a worker process, so it is picklable.
 
     Attributes:
         name: of its checkpoint, and in the progress display.
-        settings, seed: of the run.
+        epochs: at most.
         backend: the back-end that ranks, a name for :func:`rankreg_ext.use_backend`.
     """
 
     name: str
-    settings: Settings
-    seed: int
+    epochs: int
     backend: str
 
     def fingerprint(self) -> str:
         """What a checkpoint of this job is bound to."""
-        here = Path(__file__).parent
-        code = b"".join((here / name).read_bytes() for name in CODE)
-        return fingerprint(
-            {
-                "settings": asdict(self.settings),
-                "seed": self.seed,
-                "backend": self.backend,
-                "images": dataset.SUBSET_SHA256,
-                "code": hashlib.sha256(code).hexdigest(),
-                "rankreg_ext": rankreg_ext.__version__,
-                "torch": torch.__version__,
-                "processor": (platform.machine(), torch.backends.cpu.get_cpu_capability()),
-            }
-        )
+
+    def start(self) -> Training:
+        """The training at its start, in a worker process."""
 
 
 class WorkerError(RuntimeError):
@@ -76,7 +70,11 @@ def default_workers() -> int:
 
 
 def run_all(
-    jobs: Sequence[Job], folder: Path, workers: int, report: Callable[[str], None] = print
+    jobs: Sequence[Job],
+    folder: Path,
+    workers: int,
+    report: Callable[[str], None] = print,
+    done: Callable[[Job, dict[str, Any]], None] = lambda job, state: None,
 ) -> list[dict[str, Any]]:
     """Do all jobs, going on from their checkpoints in ``folder``.
 
@@ -85,10 +83,11 @@ def run_all(
         folder: of the checkpoints. The caller holds it (:func:`checkpoint.exclusive`).
         workers: processes side by side.
         report: called with lines of text.
+        done: called with each job that is finished, as soon as it is, and its final state.
 
     Returns:
-        Each job's final state: ``validation`` and ``test``, the logits of both splits, and
-        ``seconds``, the time spent on it.
+        Each job's final state: what its training's ``result()`` was, and ``seconds``, the time
+        spent on it.
 
     Raises:
         WorkerError: if a process fails.
@@ -97,10 +96,13 @@ def run_all(
     checkpoints = [Checkpoint(folder / f"{j.name}.pt", j.fingerprint(), report) for j in jobs]
     states = [checkpoint.load() for checkpoint in checkpoints]
     epochs = [state["epoch"] if state else 0 for state in states]
-    waiting = [i for i, state in enumerate(states) if not state or "test" not in state]
-    total = sum(job.settings.epochs for job in jobs)
+    waiting = [i for i, state in enumerate(states) if not state or "result" not in state]
+    total = sum(job.epochs for job in jobs)
     if any(epochs):
         report(f"resuming: {sum(epochs)} of {total} epochs are done already")
+    for job, state in zip(jobs, states, strict=True):
+        if state and "result" in state:
+            done(job, state)
     if not waiting:
         return states
 
@@ -137,9 +139,12 @@ def run_all(
                         f"training {jobs[job].name} ended with exit code {process.exitcode}"
                     ) from None
                 if epoch is not None:
-                    progress.advance(1, f"{jobs[job].name}, epoch {epoch}")
+                    progress.advance(epoch - epochs[job], f"{jobs[job].name}, epoch {epoch}")
+                    epochs[job] = epoch
                 else:
+                    progress.advance(jobs[job].epochs - epochs[job], f"{jobs[job].name}, done")
                     states[job] = checkpoints[job].load()
+                    done(jobs[job], states[job])
                     hand_out(connection)
     finally:
         progress.close()
@@ -154,18 +159,14 @@ def _work(connection: Connection, folder: Path) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    data = {}
     while (job := connection.recv()) is not None:
-        limit = job.settings.limit
-        if limit not in data:
-            data[limit] = dataset.load(limit=limit)
         with rankreg_ext.use_backend(job.backend):
-            _do(job, data[limit], folder, connection)
+            _do(job, folder, connection)
 
 
-def _do(job: Job, data: dataset.Data, folder: Path, connection: Connection) -> None:
+def _do(job: Job, folder: Path, connection: Connection) -> None:
     checkpoint = Checkpoint(folder / f"{job.name}.pt", job.fingerprint(), lambda _: None)
-    run, seconds = TrainingRun(job.settings, job.seed, data), 0.0
+    run, seconds = job.start(), 0.0
     state = checkpoint.load()
     if state:
         run.load_state_dict(state["run"])
@@ -176,7 +177,7 @@ def _do(job: Job, data: dataset.Data, folder: Path, connection: Connection) -> N
         seconds += time.perf_counter() - start
         state = {"epoch": run.epoch, "seconds": seconds}
         if run.finished:
-            state |= {"validation": run.scores(data.validation), "test": run.scores(data.test)}
+            state["result"] = run.result()
         else:
             state["run"] = run.state_dict()
         checkpoint.save(state)

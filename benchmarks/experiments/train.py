@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
-from dataclasses import dataclass
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import rankreg_ext
 from rankreg_ext.data import PositiveBatchSampler
 from rankreg_ext.nn import RankReg, ScoreMemory
 
+from . import dataset
+from .checkpoint import fingerprint
 from .dataset import Data, Split
 
 MOMENTUM = 0.9
 WARM_UP = 0.2  # of all steps, in which the learning rate rises
 MAX_SHIFT = 2  # pixels, of the augmentation
 EVALUATION_BATCH = 500
+CODE = ("dataset.py", "pool.py", "train.py")  # whatever a run's numbers depend on
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,13 @@ class TrainingRun:
             ]
         )
 
+    def result(self) -> dict[str, Tensor]:
+        """The logits of both splits that are not trained on."""
+        return {
+            "validation": self.scores(self.data.validation),
+            "test": self.scores(self.data.test),
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """All that the remaining epochs depend on."""
         return {
@@ -190,3 +205,49 @@ class TrainingRun:
             factor = (1 + math.cos(math.pi * (at - WARM_UP) / (1 - WARM_UP))) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self.settings.learning_rate
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run for :func:`.pool.run_all`.
+
+    Attributes:
+        name: of its checkpoint, and in the progress display.
+        settings, seed: of the run.
+        backend: the back-end that ranks, a name for :func:`rankreg_ext.use_backend`.
+    """
+
+    name: str
+    settings: Settings
+    seed: int
+    backend: str
+
+    @property
+    def epochs(self) -> int:
+        return self.settings.epochs
+
+    def fingerprint(self) -> str:
+        """What a checkpoint of this job is bound to."""
+        here = Path(__file__).parent
+        code = b"".join((here / name).read_bytes() for name in CODE)
+        return fingerprint(
+            {
+                "settings": asdict(self.settings),
+                "seed": self.seed,
+                "backend": self.backend,
+                "images": dataset.SUBSET_SHA256,
+                "code": hashlib.sha256(code).hexdigest(),
+                "rankreg_ext": rankreg_ext.__version__,
+                "torch": torch.__version__,
+                "processor": (platform.machine(), torch.backends.cpu.get_cpu_capability()),
+            }
+        )
+
+    def start(self) -> TrainingRun:
+        """The run at its start."""
+        return TrainingRun(self.settings, self.seed, _data(self.settings.limit))
+
+
+@functools.lru_cache(maxsize=1)
+def _data(limit: int) -> Data:
+    return dataset.load(limit=limit)

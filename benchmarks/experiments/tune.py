@@ -22,8 +22,8 @@ from typing import Any
 from . import dataset
 from .checkpoint import exclusive, fingerprint, write_atomically, write_json
 from .demo import METRICS, align, mean, metrics, ranking_backend, std
-from .pool import Job, default_workers, run_all
-from .train import Settings
+from .pool import default_workers, run_all
+from .train import Job, Settings
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (1001, 1002, 1003, 1004)
@@ -66,7 +66,7 @@ class Sweep:
         rows = []
         for k, settings in enumerate(everything):
             of_seed = states[k * len(SEEDS) : (k + 1) * len(SEEDS)]
-            per_seed = [metrics(state["validation"], self.positives) for state in of_seed]
+            per_seed = [metrics(state["result"]["validation"], self.positives) for state in of_seed]
             columns = {name: [values[name] for values in per_seed] for name in METRICS}
             rows.append(
                 {
