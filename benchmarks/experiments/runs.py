@@ -81,7 +81,7 @@ def evaluate(scores: Tensor, targets: Tensor, critical: tuple[int, ...] = ()) ->
     else:
         names = [f"Error@{100 * tpr:.0f}" for tpr in ERROR_TPRS]
         error = metrics.error_at_tpr(scores, targets, critical, ERROR_TPRS)
-        values = dict(zip(names, error.tolist(), strict=True))
+        values = dict(zip(names, error.mean(0).tolist(), strict=True))
         values["accuracy"] = metrics.accuracy(scores, targets).item()
         areas = [metrics.roc_auc(scores[:, c], targets == c).item() for c in critical]
         values["AUC"] = sum(areas) / len(areas)
