@@ -252,6 +252,8 @@ def rankreg_loss(
     normalize: str = "length",
     where: Tensor | None = None,
     reduction: str = "mean",
+    gradient: str = "blackbox",
+    projection: str = "none",
 ) -> Tensor:
     r"""The rank regulariser: it grows as positives sink in the list sorted by score.
 
@@ -268,6 +270,9 @@ def rankreg_loss(
     The exact normalisation, power and lam of the paper are not public to us; ``power`` and
     ``normalize`` cover the plausible readings and the default of ``lam`` is our own.
 
+    ``gradient`` and ``projection`` choose variants. They change the gradient and never the value,
+    and the same holds for each: what is upstream multiplies afterwards.
+
     Args:
         scores: ``(..., n)``, lists along the last dimension; float16, bfloat16, float32, float64.
             Logits, rather than probabilities: these saturate into ties.
@@ -279,6 +284,15 @@ def rankreg_loss(
         where: bool, broadcastable to ``scores``; masked items count for nobody.
         reduction: ``"mean"`` over the lists that have a positive (0 if none has), ``"sum"``, or
             ``"none"``, one value per list, 0 for a list without a positive.
+        gradient: ``"blackbox"``, as above; ``"two_sided"``:
+            ``(y(a + lam h) - y(a - lam h)) / (2 lam)``, which also keeps positives clear of the
+            negatives just below; ``"identity"``: ``-h``, as if the ranks were ``-a``: ``lam`` is
+            not used, and negatives have no gradient but through ``projection="standardize"``.
+        projection: what is ranked instead of ``a``, with m and s the mean and the standard
+            deviation (division by the number) of the list's finite unmasked scores: ``"none"``;
+            ``"spread"``: ``a / s``, s being a constant; ``"standardize"``: ``(a - m) / s`` with its
+            own gradient, which does not change m and s, so that scores cannot shrink together. In
+            both ``lam`` is in units of s. Without spread s is 1.
 
     Returns:
         0-dim, or ``scores.shape[:-1]`` for ``"none"``: float32, float64 for float64 scores.
@@ -298,7 +312,9 @@ def rankreg_loss(
         tensor([-0.5000,  0.0000,  0.2500,  0.2500])
 
     Source: "Ranking Regularization for Critical Rare Classes" (CVPR 2023) for the idea; the
-    normalisation and the decoupled inner gradient are this package's.
+    normalisation and the decoupled inner gradient are this package's. Negative identity and its
+    projection, which is ``"standardize"`` but for a factor sqrt(n): Sahoo et al., "Backpropagation
+    through Combinatorial Algorithms: Identity with Projection Works" (ICLR 2023).
     """
     _validate.scores("rankreg_loss", "scores", scores)
     positives = _validate.mask("rankreg_loss", "positives", positives, scores, "scores")
@@ -309,6 +325,9 @@ def rankreg_loss(
     norm = _validate.choice("rankreg_loss", "normalize", normalize, _ops.NORMALIZE)
     reduce = _validate.choice("rankreg_loss", "reduction", reduction, _ops.REDUCTION)
     kernels = _kernels("rankreg_loss", scores)
+    if gradient != "blackbox" or projection != "none":
+        rule = (lam if lam_tensor is None else lam_tensor, power, normalize, gradient, projection)
+        return _rankreg_variant(kernels, scores, positives, where, reduction, *rule)
     if kernels is None:
         return reference.rankreg_loss(
             scores,
@@ -348,6 +367,61 @@ class _RankRegLoss(torch.autograd.Function):
 
 
 _rankreg_loss = super(torch.autograd.Function, _RankRegLoss).apply
+
+
+def _rankreg_variant(
+    kernels, scores, positives, where, reduction, lam, power, normalize, gradient, projection
+):
+    """The value by the fused op; the gradient, known beforehand, from the positives' ops."""
+    _validate.choice("rankreg_loss", "gradient", gradient, reference.GRADIENT)
+    _validate.choice("rankreg_loss", "projection", projection, reference.PROJECTION)
+    if kernels is None:
+        return reference.rankreg_loss(
+            scores,
+            positives,
+            lam=lam,
+            power=power,
+            normalize=normalize,
+            where=where,
+            reduction=reduction,
+            gradient=gradient,
+            projection=projection,
+        )
+    fixed = scores.detach()
+    norm, reduce = _ops.NORMALIZE.index(normalize), _ops.REDUCTION.index(reduction)
+    value, _ = kernels.call("rankreg_loss", fixed, positives, 1.0, None, power, norm, where, reduce)
+    if not _is_traced() and not (scores.requires_grad and torch.is_grad_enabled()):
+        return value
+    where = torch.ones_like(positives) if where is None else where
+    positives = positives & where
+    slope = reference.rankreg_gradient(
+        fixed,
+        positives,
+        where,
+        lam,
+        power,
+        normalize,
+        gradient,
+        projection,
+        *_ranks_and_change(kernels, fixed, positives, where),
+    )
+    return reference.with_gradient(scores, value, slope, positives, reduction)
+
+
+def _ranks_and_change(kernels, scores, positives, where):
+    """The positives' ranks, and what :func:`reference.rankreg_gradient` calls ``change``.
+
+    That is the gradient op of positive_ranks for ``lam = 1``: it moves by the step itself, and the
+    differences of ranks come back as they are.
+    """
+    scores = scores.to(reference.compute_dtype(scores.dtype))
+    ranks = kernels.call("positive_ranks", scores, positives, 1.0, None, where)
+
+    def change(step):
+        args = (step.to(ranks.dtype), scores, positives, ranks, 1.0, None, where)
+        return kernels.call("positive_ranks_backward", *args)
+
+    return ranks, change
 
 
 def _is_traced() -> bool:

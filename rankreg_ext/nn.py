@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import _ops, _validate
+from . import _ops, _validate, reference
 from .functional import rankreg_loss
 
 __all__ = ["RankReg", "ScoreMemory"]
@@ -34,6 +34,8 @@ class RankReg(nn.Module):
         normalize: see there. With a memory, the length includes the remembered items.
         reduction: see there.
         memory: a :class:`ScoreMemory`, for scores of one dimension (one list); None: none.
+        gradient: see :func:`rankreg_ext.rankreg_loss`.
+        projection: see there. With a memory, the list includes the remembered scores.
 
     ``alpha`` and ``lam`` are plain attributes, which a schedule may change between steps, and no
     part of ``state_dict``. Under ``torch.compile`` each new float compiles anew; a 0-dim tensor,
@@ -69,6 +71,9 @@ class RankReg(nn.Module):
         normalize: str = "length",
         reduction: str = "mean",
         memory: ScoreMemory | None = None,
+        *,
+        gradient: str = "blackbox",
+        projection: str = "none",
     ):
         super().__init__()
         _validate.weight("RankReg", "alpha", alpha)
@@ -78,6 +83,8 @@ class RankReg(nn.Module):
         _validate.power("RankReg", power)
         _validate.choice("RankReg", "normalize", normalize, _ops.NORMALIZE)
         _validate.choice("RankReg", "reduction", reduction, _ops.REDUCTION)
+        _validate.choice("RankReg", "gradient", gradient, reference.GRADIENT)
+        _validate.choice("RankReg", "projection", projection, reference.PROJECTION)
         if memory is not None and not isinstance(memory, ScoreMemory):
             raise TypeError(
                 f"RankReg: memory must be None or a ScoreMemory, got {type(memory).__name__}"
@@ -88,6 +95,8 @@ class RankReg(nn.Module):
         self.normalize = normalize
         self.reduction = reduction
         self.memory = memory
+        self.gradient = gradient
+        self.projection = projection
 
     def forward(self, scores: Tensor, positives: Tensor, where: Tensor | None = None) -> Tensor:
         """``alpha * R`` of the scores; in training mode a memory then takes them in."""
@@ -108,13 +117,16 @@ class RankReg(nn.Module):
             normalize=self.normalize,
             where=where,
             reduction=self.reduction,
+            gradient=self.gradient,
+            projection=self.projection,
         )
 
     def extra_repr(self) -> str:
         """The hyper-parameters."""
         return (
             f"alpha={self.alpha}, lam={self.lam}, power={self.power}, "
-            f"normalize={self.normalize!r}, reduction={self.reduction!r}"
+            f"normalize={self.normalize!r}, reduction={self.reduction!r}, "
+            f"gradient={self.gradient!r}, projection={self.projection!r}"
         )
 
 

@@ -26,6 +26,7 @@ gradient; "Ranking Regularization for Critical Rare Classes" (CVPR 2023) for the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ NO_SECOND_DERIVATIVE = (
     "rankreg_ext: the blackbox gradient is piecewise constant and has no second derivative"
 )
 TIES = ("min", "max", "average", "dense", "ordinal")
+GRADIENT = ("blackbox", "two_sided", "identity")
+PROJECTION = ("none", "spread", "standardize")
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -220,11 +223,28 @@ def rankreg_loss(
     normalize: str = "length",
     where: Tensor | None = None,
     reduction: str = "mean",
+    gradient: str = "blackbox",
+    projection: str = "none",
 ) -> Tensor:
     """The RankReg term R; see :func:`rankreg_ext.rankreg_loss`."""
     if where is None:
         where = torch.ones_like(positives)
     where, positives = where.expand(scores.shape), positives.expand(scores.shape) & where
+    if (gradient, projection) != ("blackbox", "none"):
+        fixed = scores.detach()
+        value = rankreg_loss(
+            fixed,
+            positives,
+            lam=lam,
+            power=power,
+            normalize=normalize,
+            where=where,
+            reduction=reduction,
+        )
+        slope = rankreg_gradient(
+            fixed, positives, where, lam, power, normalize, gradient, projection
+        )
+        return with_gradient(scores, value, slope, positives, reduction)
     losses = _RankRegLoss.apply(scores, positives, lam, power, normalize, where)
     if reduction == "none":
         return losses.to(compute_dtype(scores.dtype))
@@ -292,6 +312,122 @@ def rankreg_loss_backward(
     divisor = (_length(where, normalize) * lam.double()).to(dtype)
     grad = grad.to(dtype).unsqueeze(-1) * (delta.to(dtype) / divisor)
     return torch.where(where, grad, 0).to(scores.dtype)
+
+
+def rankreg_gradient(
+    scores: Tensor,
+    positives: Tensor,
+    where: Tensor,
+    lam: float | Tensor,
+    power: int,
+    normalize: str,
+    gradient: str,
+    projection: str,
+    ranks: Tensor | None = None,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """``dR/da`` of each list by any of the rules, ``(..., n)``, float64.
+
+    With ``b`` the projected scores, ``s`` their unit in units of ``a``,
+
+    ===========  ===================================================================================
+    blackbox     ``dR/db = (y(b + lam h) - y(b)) / lam``
+    two_sided    ``dR/db = (y(b + lam h) - y(b - lam h)) / (2 lam)``
+    identity     ``dR/db = -h``, as if the ranks were ``-b``
+    none         ``b = a``, ``s = 1``
+    spread       ``b = a / s``, s the standard deviation, a constant: ``dR/da = dR/db / s``
+    standardize  ``b = (a - mean) / s``, of which neither is a constant
+    ===========  ===================================================================================
+
+    A projection keeps the order, so ``y(b + lam h)`` is counted as ``y(a + (lam s) h)``: no score
+    is rounded on its way to the comparison, and ``y`` itself is what it was. The kernels pass the
+    ranks of the positives, and ``change(step)``, which is ``rk(a + step) - rk(a)``.
+    """
+    dtype = compute_dtype(scores.dtype)
+    if ranks is None:
+        ranks = _rank(scores, True, "min", where)
+    if change is None:
+
+        def change(step):
+            return _rank(scores.to(dtype) + step, True, "min", where).to(ranks.dtype) - ranks
+
+    h = rankreg_inner_gradient(ranks, positives, where, power, normalize)
+    standard, spread = standardized(scores, where)
+    unit = torch.ones_like(spread) if projection == "none" else spread
+    if gradient == "identity":
+        slope = torch.where(positives, -h, 0)
+    else:
+        lam = _scalar(lam, dtype, scores.device)
+        reach = (lam.double() * unit).clamp(max=torch.finfo(dtype).max).to(dtype)
+        step = torch.where(positives, reach * h.to(dtype), 0)
+        places = change(step).double()
+        if gradient == "two_sided":
+            places = (places - change(-step).double()) / 2
+        slope = places / (_length(where, normalize) * lam.double())
+    if projection == "standardize":
+        some = _finite(scores, where)
+        mean, along = (
+            torch.where(some, x, 0).sum(-1, keepdim=True) / some.sum(-1, keepdim=True).clamp(min=1)
+            for x in (slope, slope * standard)
+        )
+        slope = slope - torch.where(some, mean + along * standard, 0)
+    slope = torch.where(scores.isnan(), torch.nan, slope / unit)
+    return torch.where(where, slope, 0)
+
+
+def standardized(scores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """``(a - mean) / s`` and the standard deviation ``s`` of each list: float64, ``(..., n | 1)``.
+
+    Both are over the finite unmasked items; the others have the value 0. A list without spread has
+    ``s = 1``. Taken from the lowest score and in units of the largest, so that equal scores have
+    exactly no spread, and no square overflows.
+    """
+    some = _finite(scores, where)
+    x = torch.where(some, scores.double(), 0)
+    if not x.shape[-1]:
+        return x, x.new_ones((*x.shape[:-1], 1))
+    count = some.sum(-1, keepdim=True).clamp(min=1)
+    largest = x.abs().amax(-1, keepdim=True)
+    largest = torch.where(largest > 0, largest, 1)
+    x = x / largest
+    x = torch.where(some, x - torch.where(some, x, torch.inf).amin(-1, keepdim=True), 0)
+    x = torch.where(some, x - x.sum(-1, keepdim=True) / count, 0)
+    deviation = (x.square().sum(-1, keepdim=True) / count).sqrt()
+    flat = deviation * largest == 0
+    return x / torch.where(flat, 1, deviation), torch.where(flat, 1, deviation * largest)
+
+
+def _finite(scores: Tensor, where: Tensor) -> Tensor:
+    return where & scores.isfinite()
+
+
+def with_gradient(
+    scores: Tensor, value: Tensor, gradient: Tensor, positives: Tensor, reduction: str
+) -> Tensor:
+    """``value``, reduced already, with each list's ``gradient`` by the scores."""
+    if reduction == "mean":
+        gradient = gradient / positives.any(-1).sum().clamp(min=1)
+    return _WithGradient.apply(scores, value, gradient.to(compute_dtype(scores.dtype)))
+
+
+class _WithGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(scores, value, gradient):
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        scores, _, gradient = inputs
+        ctx.save_for_backward(scores, gradient)
+
+    @staticmethod
+    def backward(ctx, grad):
+        scores, gradient = ctx.saved_tensors
+        with torch.no_grad():
+            gradient = (grad.to(gradient.dtype).unsqueeze(-1) * gradient).to(scores.dtype)
+        return _once_differentiable(gradient, grad, scores), None, None
 
 
 def _length(where: Tensor, normalize: str) -> Tensor:
