@@ -352,8 +352,7 @@ def rankreg_gradient(
             return _rank(scores.to(dtype) + step, True, "min", where).to(ranks.dtype) - ranks
 
     h = rankreg_inner_gradient(ranks, positives, where, power, normalize)
-    standard, spread = standardized(scores, where)
-    unit = torch.ones_like(spread) if projection == "none" else spread
+    standard, unit = (None, 1) if projection == "none" else standardized(scores, where)
     if gradient == "identity":
         slope = torch.where(positives, -h, 0)
     else:
