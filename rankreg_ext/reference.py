@@ -378,8 +378,7 @@ def standardized(scores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     """``(a - mean) / s`` and the standard deviation ``s`` of each list: float64, ``(..., n | 1)``.
 
     Both are over the finite unmasked items; the others have the value 0. A list without spread has
-    ``s = 1``. Taken from the lowest score and in units of the largest, so that equal scores have
-    exactly no spread, and no square overflows.
+    ``s = 1``. In units of the largest, equal scores have exactly no spread, and no square overflows.
     """
     some = _finite(scores, where)
     x = torch.where(some, scores.double(), 0)
@@ -389,7 +388,6 @@ def standardized(scores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     largest = x.abs().amax(-1, keepdim=True)
     largest = torch.where(largest > 0, largest, 1)
     x = x / largest
-    x = torch.where(some, x - torch.where(some, x, torch.inf).amin(-1, keepdim=True), 0)
     x = torch.where(some, x - x.sum(-1, keepdim=True) / count, 0)
     deviation = (x.square().sum(-1, keepdim=True) / count).sqrt()
     flat = deviation * largest == 0
