@@ -28,6 +28,10 @@ class RankReg(nn.Module):
       try first, since only a live positive can climb;
     * a :class:`ScoreMemory` lengthens the list by past scores, which carry no gradient.
 
+    The variants are one setting each: ``gradient`` and ``projection`` change the gradient alone, an
+    :class:`AdaptiveLam` in the place of ``lam`` makes that independent of scales, a ``memory``
+    changes the list. A projection makes the list's standard deviation the unit of ``lam``.
+
     The values of alpha and lam and the buffer that the paper used are not public to us. The
     defaults here are our own; choose both on validation data, and see
     :func:`rankreg_ext.rankreg_diagnostics` for whether a lam is sensible.
@@ -44,8 +48,8 @@ class RankReg(nn.Module):
         projection: see there. With a memory, the list includes the remembered scores.
 
     ``alpha`` and ``lam`` are plain attributes, which a schedule may change between steps, and no
-    part of ``state_dict``. Under ``torch.compile`` each new float compiles anew; a 0-dim tensor,
-    changed in place, does not.
+    part of ``state_dict`` (an :class:`AdaptiveLam` is a submodule, with state). Under
+    ``torch.compile`` each new float compiles anew; a 0-dim tensor, changed in place, does not.
 
     Shape:
         ``forward(scores, positives, where=None)`` takes ``(..., n)`` floating-point scores, the
@@ -170,9 +174,9 @@ class AdaptiveLam(nn.Module):
     which every positive leads every negative says nothing about lam (with ``"two_sided"``: one
     without a positive or without a negative); counted, it would drive beta up for as long as there
     is nothing to gain. A call without any such list leaves the state as it is, and so does eval
-    mode. ``beta`` and ``ema`` are in ``state_dict``; several processes have one pair each. Nothing
-    is read on the host and all shapes are fixed; each call in training mode costs two more passes
-    over the scores.
+    mode, the only one in which ``torch.func`` can transform it. ``beta`` and ``ema`` are in
+    ``state_dict``; several processes have one pair each. Nothing is read on the host and all shapes
+    are fixed; a call costs one pass more over the scores, two in training mode.
 
     Args:
         beta: where beta starts, positive; it is kept within 2^-20 and 2^20.

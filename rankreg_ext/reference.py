@@ -340,8 +340,9 @@ def rankreg_gradient(
     ===========  ===================================================================================
 
     A projection keeps the order, so ``y(b + lam h)`` is counted as ``y(a + (lam s) h)``: no score
-    is rounded on its way to the comparison, and ``y`` itself is what it was. The kernels pass the
-    ranks of the positives, and ``change(step)``, which is ``rk(a + step) - rk(a)``.
+    is rounded on its way to the comparison, and ``y`` itself is what it was. ``s`` is a sum, whose
+    last digit is the device's own. The kernels pass the ranks of the positives, and
+    ``change(step)``, which is ``rk(a + step) - rk(a)``.
     """
     dtype = compute_dtype(scores.dtype)
     if ranks is None:
@@ -378,7 +379,8 @@ def standardized(scores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     """``(a - mean) / s`` and the standard deviation ``s`` of each list: float64, ``(..., n | 1)``.
 
     Both are over the finite unmasked items; the others have the value 0. A list without spread has
-    ``s = 1``. In units of the largest, equal scores have exactly no spread, and no square overflows.
+    ``s = 1``. In units of the largest score, equal ones have exactly no spread, and no square
+    overflows.
     """
     some = _finite(scores, where)
     x = torch.where(some, scores.double(), 0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from samples import assert_equal, cases
 from torch import nn
 
-from rankreg_ext import rankreg_loss, reference, use_backend
+from rankreg_ext import rankreg_diagnostics, rankreg_loss, reference, use_backend
 from rankreg_ext.nn import AdaptiveLam, RankReg, ScoreMemory
 from rankreg_ext.reference import GRADIENT, PROJECTION
 
@@ -257,6 +257,20 @@ def test_remembered_scores_are_part_of_the_spread():
     )
     assert value.item() == pytest.approx(2 * (5 / 7) ** 2)  # below 9, 3, 1 and 0.5
     torch.testing.assert_close(gradient, 2 * expected[:4])
+
+
+@pytest.mark.parametrize("projection", ["spread", "standardize"])
+def test_diagnostics_of_a_projection(projection):
+    # s = 2 and h = 1: lam = 1.5 reaches 3 units of the score, lam = 2.5 past the negatives at 2.
+    scores, positives = tensor(-2.0, 2.0, 2.0, -2.0), flags("+---")
+    near, far = (
+        rankreg_diagnostics(scores, positives, lam=lam, projection=projection, **RAW)
+        for lam in (1.5, 2.5)
+    )
+    assert (near.reach, near.relative_reach, near.places_gained) == (3, 1.5, 0)
+    assert (far.reach, far.relative_reach, far.places_gained) == (5, 2.5, 2)
+    with pytest.raises(ValueError, match=r"^rankreg_diagnostics: projection must be one of"):
+        rankreg_diagnostics(scores, positives, lam=1.0, projection="all")
 
 
 # --- contexts -------------------------------------------------------------------------------------
