@@ -53,6 +53,7 @@ def rankreg_diagnostics(
     power: int = 2,
     normalize: str = "length",
     where: Tensor | None = None,
+    projection: str = "none",
 ) -> RankRegDiagnostics:
     """How the gradient of :func:`rankreg_ext.rankreg_loss` comes about, to judge ``lam`` by.
 
@@ -70,7 +71,9 @@ def rankreg_diagnostics(
     Args:
         scores: ``(..., n)``, lists along the last dimension; float16, bfloat16, float32, float64.
         positives: bool, broadcastable to ``scores``.
-        lam, power, normalize, where: as for :func:`rankreg_ext.rankreg_loss`.
+        lam, power, normalize, where, projection: as for :func:`rankreg_ext.rankreg_loss`, with its
+            gradient ``"blackbox"``; of ``"two_sided"`` the figures show the upper side. What an
+            :class:`rankreg_ext.nn.AdaptiveLam` gives in eval mode is a lam like any other.
 
     Returns:
         A named tuple of tensors ``scores.shape[:-1]``: float64, the number of positives int64.
@@ -98,11 +101,14 @@ def rankreg_diagnostics(
     _validate.lam(name, lam, scores)
     _validate.power(name, power)
     _validate.choice(name, "normalize", normalize, _ops.NORMALIZE)
+    _validate.choice(name, "projection", projection, reference.PROJECTION)
     positives, negatives = positives & where, ~positives & where
 
     ranks = rank(scores, where=where)
     h = reference.rankreg_inner_gradient(ranks, positives, where, power, normalize)
     dtype = reference.compute_dtype(scores.dtype)
+    if projection != "none":
+        lam = (lam * reference.standardized(scores, where)[1]).to(dtype)
     step = lam * h.to(dtype)
     moved = scores.to(dtype) + step
     gained = (ranks - rank(moved, where=where)).double()

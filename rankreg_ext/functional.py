@@ -414,6 +414,8 @@ def _ranks_and_change(kernels, scores, positives, where):
     That is the gradient op of positive_ranks for ``lam = 1``: it moves by the step itself, and the
     differences of ranks come back as they are.
     """
+    if kernels is None:
+        return reference.rank(scores, where=where), None
     scores = scores.to(reference.compute_dtype(scores.dtype))
     ranks = kernels.call("positive_ranks", scores, positives, 1.0, None, where)
 

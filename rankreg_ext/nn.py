@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import torch
 from torch import Tensor, nn
 
-from . import _ops, _validate, reference
+from . import _ops, _validate, functional, reference
 from .functional import rankreg_loss
 
-__all__ = ["RankReg", "ScoreMemory"]
+__all__ = ["AdaptiveLam", "RankReg", "ScoreMemory"]
 
 KEEP = ("positives", "negatives", "all")
+# Where beta stops if its target cannot be met.
+BETA_MIN, BETA_MAX = 2.0**-20, 2.0**20
 
 
 class RankReg(nn.Module):
@@ -23,13 +28,18 @@ class RankReg(nn.Module):
       try first, since only a live positive can climb;
     * a :class:`ScoreMemory` lengthens the list by past scores, which carry no gradient.
 
+    The variants are one setting each: ``gradient`` and ``projection`` change the gradient alone, an
+    :class:`AdaptiveLam` in the place of ``lam`` makes that independent of scales, a ``memory``
+    changes the list. A projection makes the list's standard deviation the unit of ``lam``.
+
     The values of alpha and lam and the buffer that the paper used are not public to us. The
     defaults here are our own; choose both on validation data, and see
     :func:`rankreg_ext.rankreg_diagnostics` for whether a lam is sensible.
 
     Args:
         alpha: weight of the term, finite and at least 0; a float or a 0-dim tensor.
-        lam: see :func:`rankreg_ext.rankreg_loss`; independent of alpha.
+        lam: see :func:`rankreg_ext.rankreg_loss`; independent of alpha. Or an :class:`AdaptiveLam`,
+            which is given the same settings; without use for ``gradient="identity"``.
         power: see there.
         normalize: see there. With a memory, the length includes the remembered items.
         reduction: see there.
@@ -38,8 +48,8 @@ class RankReg(nn.Module):
         projection: see there. With a memory, the list includes the remembered scores.
 
     ``alpha`` and ``lam`` are plain attributes, which a schedule may change between steps, and no
-    part of ``state_dict``. Under ``torch.compile`` each new float compiles anew; a 0-dim tensor,
-    changed in place, does not.
+    part of ``state_dict`` (an :class:`AdaptiveLam` is a submodule, with state). Under
+    ``torch.compile`` each new float compiles anew; a 0-dim tensor, changed in place, does not.
 
     Shape:
         ``forward(scores, positives, where=None)`` takes ``(..., n)`` floating-point scores, the
@@ -66,7 +76,7 @@ class RankReg(nn.Module):
     def __init__(
         self,
         alpha: float | Tensor = 0.1,
-        lam: float | Tensor = 5.0,
+        lam: float | Tensor | AdaptiveLam = 5.0,
         power: int = 2,
         normalize: str = "length",
         reduction: str = "mean",
@@ -77,9 +87,10 @@ class RankReg(nn.Module):
     ):
         super().__init__()
         _validate.weight("RankReg", "alpha", alpha)
-        # The scores are not known yet: the widest type, on the device of lam itself.
-        probe = lam if isinstance(lam, Tensor) else torch.empty(0, dtype=torch.float64)
-        _validate.lam("RankReg", lam, probe)
+        if not isinstance(lam, AdaptiveLam):
+            # The scores are not known yet: the widest type, on the device of lam itself.
+            probe = lam if isinstance(lam, Tensor) else torch.empty(0, dtype=torch.float64)
+            _validate.lam("RankReg", lam, probe)
         _validate.power("RankReg", power)
         _validate.choice("RankReg", "normalize", normalize, _ops.NORMALIZE)
         _validate.choice("RankReg", "reduction", reduction, _ops.REDUCTION)
@@ -109,10 +120,13 @@ class RankReg(nn.Module):
         return loss
 
     def _loss(self, scores: Tensor, positives: Tensor, where: Tensor | None) -> Tensor:
+        lam = self.lam
+        if isinstance(lam, AdaptiveLam):
+            lam = 1.0 if self.gradient == "identity" else self._adapted(scores, positives, where)
         return rankreg_loss(
             scores,
             positives,
-            lam=self.lam,
+            lam=lam,
             power=self.power,
             normalize=self.normalize,
             where=where,
@@ -121,13 +135,204 @@ class RankReg(nn.Module):
             projection=self.projection,
         )
 
+    def _adapted(self, scores: Tensor, positives: Tensor, where: Tensor | None) -> Tensor:
+        return self.lam(
+            scores,
+            positives,
+            where,
+            power=self.power,
+            normalize=self.normalize,
+            gradient=self.gradient,
+            projection=self.projection,
+        )
+
     def extra_repr(self) -> str:
         """The hyper-parameters."""
+        lam = "" if isinstance(self.lam, AdaptiveLam) else f"lam={self.lam}, "
         return (
-            f"alpha={self.alpha}, lam={self.lam}, power={self.power}, "
+            f"alpha={self.alpha}, {lam}power={self.power}, "
             f"normalize={self.normalize!r}, reduction={self.reduction!r}, "
             f"gradient={self.gradient!r}, projection={self.projection!r}"
         )
+
+
+class AdaptiveLam(nn.Module):
+    r"""A ``lam`` for :class:`RankReg` that follows the scale of the scores and of the gradient.
+
+    .. math:: \lambda = \beta \, \lVert a - \bar a \rVert_2 / \lVert h \rVert_2
+
+    so that ``beta`` is a pure number: the length of the perturbation ``lam * h`` in that of the
+    list of scores. ``beta`` itself goes after a number of non-zero gradient entries per list, of
+    which an exponential moving average is kept: below ``target`` a step up, above it a step down.
+
+    The scores are centred, since ranks do not know a common shift and lam must not either. A batch
+    of lists has one lam: both norms are over all of its lists that have a positive. Only finite
+    unmasked scores count, and where all are equal their standard deviation counts as 1. With a
+    projection, the scores are the projected ones.
+
+    The average is over the lists of a call whose gradient some lam could make non-zero. One in
+    which every positive leads every negative says nothing about lam (with ``"two_sided"``: one
+    without a positive or without a negative); counted, it would drive beta up for as long as there
+    is nothing to gain. A call without any such list leaves the state as it is, and so does eval
+    mode, the only one in which ``torch.func`` can transform it. ``beta`` and ``ema`` are in
+    ``state_dict``; several processes have one pair each. Nothing is read on the host and all shapes
+    are fixed; a call costs one pass more over the scores, two in training mode.
+
+    Args:
+        beta: where beta starts, positive; it is kept within 2^-20 and 2^20.
+        target: the wanted number of non-zero gradient entries per list, positive: a positive that
+            comes past k negatives makes 1 + k.
+        step: positive; beta is multiplied or divided by ``1 + step``. What matters about lam is its
+            order of magnitude, which steps added up (1e-4 in the source) take thousands of calls to
+            change, and they can reach 0. This is our choice.
+        decay: of the moving average, in [0, 1). The average starts at the target.
+        additive: add and subtract ``step`` instead, as the source does.
+
+    Shape:
+        ``forward(scores, positives, where=None, *, power, normalize, gradient, projection)`` takes
+        what :func:`rankreg_ext.rankreg_loss` takes, and returns the 0-dim lam to give to it:
+        float32, float64 for float64 scores, positive. In training mode the state then moves on.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not as described.
+
+    Example:
+        >>> term = RankReg(alpha=0.1, lam=AdaptiveLam(beta=0.5, target=2.0, step=0.25))
+        >>> scores = torch.tensor([3.0, -3.0, 3.0, -3.0])  # norm 6; h = 2 * 3/4
+        >>> positives = torch.tensor([False, True, False, False])
+        >>> value = term(scores, positives)  # lam = 2: -3 is moved to 0, past one negative
+        >>> term.lam.eval()(scores, positives)  # one entry, two were wanted: beta is 0.5 * 1.25
+        tensor(2.5000)
+
+    Source: Minervini et al., "Adaptive Perturbation-Based Gradient Estimation for Discrete Latent
+    Variable Models" (AAAI 2023), whose defaults for beta, target and decay these are.
+    """
+
+    beta: Tensor
+    ema: Tensor
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        target: float = 1.0,
+        step: float = 0.01,
+        decay: float = 0.9,
+        *,
+        additive: bool = False,
+    ):
+        super().__init__()
+        _number("beta", beta, lambda x: BETA_MIN <= x <= BETA_MAX, "within 2^-20 and 2^20")
+        _number("target", target, lambda x: 0 < x < math.inf, "positive and finite")
+        _number("step", step, lambda x: 0 < x < math.inf, "positive and finite")
+        _number("decay", decay, lambda x: 0 <= x < 1, "at least 0 and below 1")
+        if not isinstance(additive, bool):
+            raise TypeError(f"AdaptiveLam: additive must be a bool, got {additive!r}")
+        self.target = float(target)
+        self.step = float(step)
+        self.decay = float(decay)
+        self.additive = additive
+        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.register_buffer("ema", torch.tensor(float(target)))
+
+    @torch.no_grad()
+    def forward(
+        self,
+        scores: Tensor,
+        positives: Tensor,
+        where: Tensor | None = None,
+        *,
+        power: int = 2,
+        normalize: str = "length",
+        gradient: str = "blackbox",
+        projection: str = "none",
+    ) -> Tensor:
+        """The lam of these lists; in training mode beta then takes its step."""
+        positives, where = self._check(scores, positives, where)
+        _validate.power("AdaptiveLam", power)
+        _validate.choice("AdaptiveLam", "normalize", normalize, _ops.NORMALIZE)
+        _validate.choice("AdaptiveLam", "gradient", gradient, reference.GRADIENT)
+        _validate.choice("AdaptiveLam", "projection", projection, reference.PROJECTION)
+        scores, positives = scores.detach(), positives & where
+        kernels = functional._kernels("AdaptiveLam", scores)
+        ranks, change = functional._ranks_and_change(kernels, scores, positives, where)
+
+        h = reference.rankreg_inner_gradient(ranks, positives, where, power, normalize)
+        h = torch.where(h.isfinite(), h, 0).square().sum(-1)
+        some = h > 0
+        _, unit = reference.standardized(scores, where)
+        if projection != "none":
+            unit = torch.ones_like(unit)
+        length = (where & scores.isfinite()).sum(-1).clamp(min=1) * unit.squeeze(-1).square()
+        ratio = torch.where(some, length, 0).sum() / h.sum()
+        ratio = torch.where(some.any(), ratio.sqrt(), 1)
+        dtype = reference.compute_dtype(scores.dtype)
+        limits = torch.finfo(dtype)
+        lam = (self.beta.double() * ratio).clamp(limits.tiny, limits.max).to(dtype)
+
+        if self.training and gradient != "identity":
+            # Of the projected scores: standardizing spreads the gradient over every item.
+            slope = reference.rankreg_gradient(
+                scores,
+                positives,
+                where,
+                lam,
+                power,
+                normalize,
+                gradient,
+                "none" if projection == "none" else "spread",
+                ranks,
+                change,
+            )
+            told = some & _movable(scores, positives, where, two_sided=gradient == "two_sided")
+            self._adapt((slope.abs() > 0).sum(-1), told)
+        return lam
+
+    def _adapt(self, entries: Tensor, told: Tensor) -> None:
+        """One step, by the non-zero entries of the lists that ``told`` marks."""
+        mean = torch.where(told, entries, 0).sum() / told.sum().clamp(min=1)
+        ema = self.decay * self.ema + (1 - self.decay) * mean
+        up = torch.sign(self.target - ema)
+        beta = self.beta + self.step * up if self.additive else self.beta * (1 + self.step) ** up
+        some = told.any()
+        self.ema.copy_(torch.where(some, ema, self.ema))
+        self.beta.copy_(torch.where(some, beta.clamp(BETA_MIN, BETA_MAX), self.beta))
+
+    def _check(self, scores, positives, where) -> tuple[Tensor, Tensor]:
+        _validate.scores("AdaptiveLam", "scores", scores)
+        if scores.device != self.beta.device:
+            raise ValueError(
+                f"AdaptiveLam: scores must be on the device of the module, {self.beta.device}, "
+                f"got {scores.device} (move the module with .to())"
+            )
+        positives = _validate.mask("AdaptiveLam", "positives", positives, scores, "scores")
+        if where is None:
+            return positives, torch.ones_like(positives)
+        return positives, _validate.mask("AdaptiveLam", "where", where, scores, "scores")
+
+    def extra_repr(self) -> str:
+        """The settings; beta and ema are state."""
+        return (
+            f"target={self.target}, step={self.step}, decay={self.decay}, additive={self.additive}"
+        )
+
+
+def _movable(scores: Tensor, positives: Tensor, where: Tensor, *, two_sided: bool) -> Tensor:
+    """The lists whose gradient some lam makes non-zero, one bool per list."""
+    known = where & ~scores.isnan()
+    positives, negatives = known & positives, known & ~positives
+    if two_sided or not scores.shape[-1]:
+        return positives.any(-1) & negatives.any(-1)
+    lowest = torch.where(positives, scores, torch.inf).amin(-1, keepdim=True)
+    return (negatives & (scores >= lowest)).any(-1) & positives.any(-1)
+
+
+def _number(argument: str, value: float, holds, required: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"AdaptiveLam: {argument} must be a number {required}, got {type(value).__name__}"
+        )
+    if not holds(value):
+        raise ValueError(f"AdaptiveLam: {argument} must be {required}, got {value}")
 
 
 class ScoreMemory(nn.Module):

@@ -340,8 +340,9 @@ def rankreg_gradient(
     ===========  ===================================================================================
 
     A projection keeps the order, so ``y(b + lam h)`` is counted as ``y(a + (lam s) h)``: no score
-    is rounded on its way to the comparison, and ``y`` itself is what it was. The kernels pass the
-    ranks of the positives, and ``change(step)``, which is ``rk(a + step) - rk(a)``.
+    is rounded on its way to the comparison, and ``y`` itself is what it was. ``s`` is a sum, whose
+    last digit is the device's own. The kernels pass the ranks of the positives, and
+    ``change(step)``, which is ``rk(a + step) - rk(a)``.
     """
     dtype = compute_dtype(scores.dtype)
     if ranks is None:
@@ -352,8 +353,7 @@ def rankreg_gradient(
             return _rank(scores.to(dtype) + step, True, "min", where).to(ranks.dtype) - ranks
 
     h = rankreg_inner_gradient(ranks, positives, where, power, normalize)
-    standard, spread = standardized(scores, where)
-    unit = torch.ones_like(spread) if projection == "none" else spread
+    standard, unit = (None, 1) if projection == "none" else standardized(scores, where)
     if gradient == "identity":
         slope = torch.where(positives, -h, 0)
     else:
@@ -379,8 +379,8 @@ def standardized(scores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     """``(a - mean) / s`` and the standard deviation ``s`` of each list: float64, ``(..., n | 1)``.
 
     Both are over the finite unmasked items; the others have the value 0. A list without spread has
-    ``s = 1``. Taken from the lowest score and in units of the largest, so that equal scores have
-    exactly no spread, and no square overflows.
+    ``s = 1``. In units of the largest score, equal ones have exactly no spread, and no square
+    overflows.
     """
     some = _finite(scores, where)
     x = torch.where(some, scores.double(), 0)
@@ -390,7 +390,6 @@ def standardized(scores: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     largest = x.abs().amax(-1, keepdim=True)
     largest = torch.where(largest > 0, largest, 1)
     x = x / largest
-    x = torch.where(some, x - torch.where(some, x, torch.inf).amin(-1, keepdim=True), 0)
     x = torch.where(some, x - x.sum(-1, keepdim=True) / count, 0)
     deviation = (x.square().sum(-1, keepdim=True) / count).sqrt()
     flat = deviation * largest == 0
