@@ -11,7 +11,7 @@ import torch
 from rankreg_ext.metrics import fpr_at_tpr
 
 from . import published
-from .plots import png, plt
+from .plots import plt, png
 from .summary import mean
 from .tables import BINARY, LOSSES, METHODS, SETTINGS, TPRS, Cells, Run, RunError
 
@@ -22,7 +22,11 @@ STYLES = {
     "alm": ("#0072B2", (0, (1, 1)), "^"),
     "rankreg": ("#D55E00", "-", "o"),
 }
-OTHERS = (("#009E73", (0, (6, 1, 1, 1)), "D"), ("#CC79A7", (0, (3, 1)), "v"))
+OTHERS = (
+    ("#009E73", (0, (6, 1, 1, 1)), "D"),
+    ("#CC79A7", (0, (3, 1)), "v"),
+    ("#E69F00", (0, (6, 1, 1, 1, 1, 1)), "P"),
+)
 QUANTILES = ("best", "q25", "median", "q75", "worst")
 
 
@@ -85,28 +89,39 @@ def roc_corners(runs: Iterable[Run]) -> bytes:
 
 
 def _legend(figure, handles: dict[str, Any], title: str) -> None:
-    """One for all panels, above them and below the title."""
-    labels = [METHODS.get(method, method) for method in handles]
-    figure.suptitle(title)
-    figure.legend(
-        handles.values(), labels, loc="outside upper center", ncols=len(labels), frameon=False
+    """One for all panels, above them."""
+    legend = figure.legend(
+        handles.values(),
+        [METHODS.get(method, method) for method in handles],
+        loc="outside upper center",
+        ncols=len(handles),
+        frameon=False,
+        title=title,
+        title_fontsize="large",
+        handlelength=2.8,
     )
+    legend.get_title().set_multialignment("center")
 
 
-def sensitivity(rows: list[dict[str, Any]], base: float | None = None) -> bytes:
+def sensitivity(
+    rows: list[dict[str, Any]],
+    base: float | None = None,
+    objective: str = "mean of FPR@98, 95 and 92",
+) -> bytes:
     """The objective of a sweep over lam and alpha, as a difference to the base loss.
 
     Args:
         rows: as of :func:`tables.sweep_table`; ``settings`` has ``lam`` and ``alpha``, 0 or None
             for the base loss. No two rows may share lam and alpha.
         base: the objective of the base loss, if no row has it.
+        objective: what it is.
     """
     cells: dict[tuple[float, float], dict[str, Any]] = {}
-    base_row = None
+    base_chosen = False
     for row in rows:
         lam, alpha = row["settings"]["lam"], row["settings"]["alpha"]
         if not alpha:
-            base_row, base = row, row["objective"]
+            base, base_chosen = row["objective"], bool(row.get("chosen"))
         elif (lam, alpha) in cells:
             raise ValueError(f"sensitivity: two rows with lam {lam:g} and alpha {alpha:g}")
         else:
@@ -125,7 +140,7 @@ def sensitivity(rows: list[dict[str, Any]], base: float | None = None) -> bytes:
     )
     axes.set_facecolor("0.9")  # of what was not run
     image = axes.imshow(
-        gain, cmap="PuOr_r", vmin=-largest, vmax=largest, origin="lower", aspect="auto"
+        gain.tolist(), cmap="PuOr_r", vmin=-largest, vmax=largest, origin="lower", aspect="auto"
     )
     for (lam, alpha), row in cells.items():
         x, y = lams.index(lam), alphas.index(alpha)
@@ -144,11 +159,14 @@ def sensitivity(rows: list[dict[str, Any]], base: float | None = None) -> bytes:
             axes.add_patch(plt.Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, lw=2.5))
     axes.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
     axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
-    chosen = "chosen" if base_row and base_row.get("chosen") else "frame: chosen"
+    if base_chosen:
+        verdict = " (chosen)"
+    else:
+        verdict = "; framed: chosen" if any(row.get("chosen") for row in cells.values()) else ""
     axes.set(
         xlabel="lam (perturbation of the scores)",
         ylabel="alpha (weight)",
-        title=f"Validation: mean of FPR@98, 95, 92, %\nbase loss alone: {base:.1f} ({chosen})",
+        title=f"Validation images, %: {objective}\nbase loss alone: {base:.1f}{verdict}",
     )
     figure.colorbar(image, label="difference to the base loss, points\n(below 0: better)")
     return png(figure)
@@ -166,7 +184,7 @@ def rank_trajectories(runs: Iterable[Run]) -> bytes:
     figure, panels = plt.subplots(
         len(cells.losses),
         len(styles),
-        figsize=(max(5.5, 3.1 * len(styles)), 2.1 * len(cells.losses) + 1.2),
+        figsize=(max(5.5, 3.1 * len(styles)), max(4.0, 2.1 * len(cells.losses) + 1.2)),
         layout="constrained",
         sharex=True,
         sharey=True,
@@ -179,16 +197,18 @@ def rank_trajectories(runs: Iterable[Run]) -> bytes:
                 axes.set_visible(False)
                 continue
             _bands(axes, runs_here, colour)
-        row[0].set_ylabel(LOSSES.get(loss, loss))
+        row[0].set_ylabel(LOSSES.get(loss, loss), fontsize="large")
     for axes, method in zip(panels[0], styles, strict=True):
         axes.set_title(METHODS.get(method, method))
+    for column in panels.T:  # below its last panel there may be none
+        [axes for axes in column if axes.get_visible()][-1].tick_params(labelbottom=True)
     panels[0, 0].set_ylim(1, 0)
     figure.supxlabel("epoch")
-    figure.supylabel("rank / number of validation images (0: top of the list)")
+    figure.supylabel("rank, share of the list (0: top)")
     figure.suptitle(
         f"{_title(cells)}: ranks of the validation positives, mean over seeds\n"
-        "line: median; bands: quartiles, best to worst; dotted: worst of a perfect ranking;\n"
-        "ticks: epochs kept",
+        "line: median; bands: quartiles, best and worst;\n"
+        "dotted: worst of a perfect ranking; triangles: epochs kept",
         fontsize="medium",
     )
     return png(figure)
@@ -211,7 +231,7 @@ def _bands(axes, runs: list[Run], colour: str) -> None:
     if targets.dtype == torch.bool:
         axes.axhline(targets.double().mean().item(), color="black", lw=0.9, ls=":")
     kept = [run.best_epoch for run in runs]
-    axes.plot(kept, [0.985] * len(kept), "|", color="black", ms=7, mew=1)
+    axes.plot(kept, [0.965] * len(kept), "^", color="black", ms=4, mew=0, alpha=0.7)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -229,16 +249,18 @@ def dots(runs: Iterable[Run], metric: str = "FPR@95") -> bytes:
         for k, (method, (colour, _, marker)) in enumerate(styles.items()):
             height = y + (k - (len(styles) - 1) / 2) * step
             values = [run.test[metric] for run in cells.of(loss, method).values()]
-            figure_ = published.figure(cells.setting, loss, method, metric)
+            target = published.figure(cells.setting, loss, method, metric)
+            if (cells.setting, loss, method, metric) in published.SUSPECT:
+                target = None
             if values:
-                axes.plot(
-                    values, [height] * len(values), ".", color=colour, ms=6, alpha=0.45, mew=0
-                )
                 (handles[method],) = axes.plot(
-                    mean(values), height, marker, color=colour, ms=7, ls=""
+                    mean(values), height, marker, color=colour, ms=8, ls=""
                 )
-            if values and figure_ is not None:
-                (hollow,) = axes.plot(figure_, height, marker, mec=colour, mfc="white", ms=6.5)
+                axes.plot(
+                    values, [height] * len(values), "o", color=colour, ms=4, mec="white", mew=0.6
+                )
+            if values and target is not None:
+                (hollow,) = axes.plot(target, height, marker, mec=colour, mfc="white", ms=6.5)
         axes.axhline(y + 0.5, color="0.9", lw=0.8, zorder=0)
     axes.set_yticks(range(len(cells.losses)), [LOSSES.get(loss, loss) for loss in cells.losses])
     axes.set_ylim(len(cells.losses) - 0.5, -0.5)
@@ -248,5 +270,5 @@ def dots(runs: Iterable[Run], metric: str = "FPR@95") -> bytes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     about = "large: mean over seeds, small: each seed" + (", hollow: published" if hollow else "")
-    _legend(figure, handles, f"{_title(cells)} ({about})")
+    _legend(figure, handles, f"{_title(cells)}\n{about}")
     return png(figure)

@@ -107,6 +107,8 @@ def load(folder: Path | str) -> list[Run]:
         RunError: naming the file, if one is damaged, is of no run, lacks its logits, or holds a
             run that another file holds as well.
     """
+    if not Path(folder).is_dir():
+        raise RunError(f"{folder}: no such folder")
     runs: dict[tuple, Run] = {}
     for path in sorted(Path(folder).glob("*.json")):
         run = _read(path)
@@ -160,16 +162,19 @@ def _read(path: Path) -> Run:
         for values in (run.validation, run.test):
             [float(values[metric]) for metric in metrics_of(run.setting)]
         [epoch["epoch"] for epoch in run.epochs]
-        shapes = [(logits[s], logits[f"{s}_targets"]) for s in ("test", "validation")]
-    except (KeyError, TypeError, ValueError) as error:
+        shapes = [
+            (tuple(logits[split].shape), tuple(logits[f"{split}_targets"].shape))
+            for split in ("test", "validation")
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise RunError(f"{path}: damaged: {what}") from error
     dimensions = 2 if metrics_of(run.setting) is MULTICLASS else 1
     for scores, targets in shapes:
-        if scores.dim() != dimensions or targets.shape != scores.shape[:1]:
+        if len(scores) != dimensions or targets != scores[:1]:
             raise RunError(
                 f"{logits_path}: logits must be {'(n, C)' if dimensions == 2 else '(n,)'} and "
-                f"targets (n,), got {tuple(scores.shape)} and {tuple(targets.shape)}"
+                f"targets (n,), got {scores} and {targets}"
             )
     return run
 
@@ -199,6 +204,8 @@ class Cells:
             _require_equal(run, self.runs[0], only=SIZE)
             if not torch.equal(run.logits["test_targets"], self.targets):
                 raise RunError(f"{run.path}: other test items than {self.runs[0].path.name}")
+            if run.seed in seeds:
+                raise RunError(f"{run.path}: the same run as {seeds[run.seed].path}")
             seeds[run.seed] = run
         self.losses = list(dict.fromkeys(run.loss for run in self.runs))
         others = {run.method for run in self.runs} - set(METHODS)
@@ -242,8 +249,8 @@ class Cells:
 
 
 def ensemble(runs: Iterable[Run]) -> Tensor:
-    """The mean of the runs' test logits, ``(n,)`` or ``(n, C)`` float64."""
-    return torch.stack([run.logits["test"].double() for run in runs]).mean(0)
+    """The mean of the runs' test logits, ``(n,)`` or ``(n, C)`` float32."""
+    return torch.stack([run.logits["test"].double() for run in runs]).mean(0).float()
 
 
 def _require_equal(
@@ -275,8 +282,8 @@ def table(runs: Iterable[Run], resamples: int = 1000) -> str:
     if text:
         parts += [
             "Paired differences over the common seeds, points: mean ± standard error (seeds "
-            "better/worse). Below 0 is better but for AUC and accuracy. An average takes, for each "
-            "seed, the mean over the losses first.",
+            "better/worse). Below 0 is better, but for AUC and accuracy. An average is, for each "
+            "seed that all losses have, the mean over the losses.",
             text,
         ]
     parts += [
