@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.experiments import published, summary, tables  # noqa: E402
-from benchmarks.experiments.tables import RunError  # noqa: E402
+from benchmarks.experiments import finished, published, summary, tables  # noqa: E402
+from benchmarks.experiments.checkpoint import write_json  # noqa: E402
+from benchmarks.experiments.config import CRITICAL, configure  # noqa: E402
+from benchmarks.experiments.finished import RunError  # noqa: E402
 
-CONFIG = {"network": "resnet10", "width": 16, "epochs": 3, "learning_rate": 0.1}
+CONFIG = asdict(configure("cifar10-100", "bce", "base", preset="cpu"))
 # 100 positives at five heights, so that 90, 92, 95, 98 and 100 % of them are at or above these.
 POSITIVES = [8.0] * 90 + [6.0] * 2 + [4.0] * 3 + [2.0] * 3 + [0.0] * 2
 TARGETS = torch.tensor([True] * 100 + [False] * 10)
@@ -35,7 +38,7 @@ WORSE = [7.0, 7.0, 5.0, 3.0, 3.0, 3.0, 1.0, -1.0, -1.0, -1.0]
 
 def write_run(folder, loss="bce", method="base", seed=1, **changes):
     """A run's two files; its name."""
-    test = dict(zip(tables.BINARY, (60.0, 50.0, 40.0, 30.0, 80.0), strict=True))
+    test = dict(zip(finished.BINARY, (60.0, 50.0, 40.0, 30.0, 80.0), strict=True))
     test |= changes.pop("test", {})
     scores = changes.pop("scores", logits(GOOD))
     targets = changes.pop("targets", TARGETS)
@@ -68,7 +71,7 @@ def write_run(folder, loss="bce", method="base", seed=1, **changes):
 
 def write_long_tailed(folder, method, scores, **changes):
     test = {"Error@80": 30.0, "Error@90": 40.0, "accuracy": 70.0}
-    targets = torch.tensor([0, 0, 1, 1])
+    targets = torch.tensor([0, 0, 9, 9])
     changes |= {"setting": "lt-cifar10-100", "scores": scores, "targets": targets}
     return write_run(folder, "ce", method, test=test, validation=test, **changes)
 
@@ -123,7 +126,7 @@ def test_published_figures():
         assert published.figure(*missing) is None
     for setting, losses in published.FIGURES.items():
         for row in losses.values():
-            assert set(row) <= set(tables.metrics_of(setting))
+            assert set(row) <= set(finished.metrics_of(setting))
             assert all(len(values) == 3 for values in row.values())
     # What is called suspect is what it is suspected to be a copy of.
     assert len(published.SUSPECT) == 8
@@ -139,12 +142,12 @@ def test_means_stand_beside_the_published_figures(tmp_path):
     write_run(tmp_path, seed=1, test={"FPR@98": 60.0})
     write_run(tmp_path, seed=2, test={"FPR@98": 64.0})
     write_run(tmp_path, "made-up", "sampler")
-    means = parsed(tables.table(tables.load(tmp_path)))[0]
+    means = parsed(tables.table(finished.load(tmp_path)))[0]
     (row,) = rows(means, loss="BCE", method="base loss", seeds="2")
     assert row["FPR@98"] == "62.0 ± 2.8"  # the deviations are 2, and 2 ** 2 + 2 ** 2 = 8
     assert row["FPR@98 publ."] == "56.0" and row["AUC publ."] == "91.2"
     assert "FPR@90 publ." not in row
-    (row,) = rows(means, loss="made-up", method="sampler", seeds="1")
+    (row,) = rows(means, loss="made-up", method="+ sampler", seeds="1")
     assert row["FPR@98"] == "60.0" and row["FPR@98 publ."] == ""
 
 
@@ -153,7 +156,7 @@ def test_differences_are_over_the_common_seeds(tmp_path):
         write_run(tmp_path, "bce", "base", seed, test={"FPR@98": fpr, "AUC": auc})
     for seed, fpr, auc in ((2, 56.0, 81.0), (3, 60.0, 80.0), (4, 10.0, 99.0)):
         write_run(tmp_path, "bce", "rankreg", seed, test={"FPR@98": fpr, "AUC": auc})
-    differences = parsed(tables.table(tables.load(tmp_path)))[1]
+    differences = parsed(tables.table(finished.load(tmp_path)))[1]
     (row,) = differences
     assert row["difference"] == "RankReg - base loss" and row["seeds"] == "2"
     assert row["FPR@98"] == "-3.0 ± 1.0 (2/0)"  # -4 and -2
@@ -169,7 +172,7 @@ def test_averages_over_losses_are_paired_by_seed(tmp_path):
             write_run(tmp_path, loss, method, seed, test={"FPR@95": fpr})
     write_run(tmp_path, "ldam", "alm", 2)  # in one loss alone
     write_run(tmp_path, "ldam", "rankreg", 2)
-    differences = parsed(tables.table(tables.load(tmp_path), resamples=2))[1]
+    differences = parsed(tables.table(finished.load(tmp_path), resamples=2))[1]
     assert rows(differences, loss="BCE")[0]["FPR@95"] == "-4.0 ± 2.0 (2/0)"
     (row,) = rows(differences, loss="average of 2", seeds="2")
     assert row["FPR@95"] == "-2.0 ± 0.0 (2/0)"  # (-6 + 2) / 2 and (-2 - 2) / 2
@@ -182,7 +185,7 @@ def test_averages_over_losses_are_paired_by_seed(tmp_path):
 def test_a_control_is_compared_with_both(tmp_path):
     for method, fpr in (("base", 60.0), ("sampler", 55.0), ("rankreg", 52.0)):
         write_run(tmp_path, "bce", method, test={"FPR@98": fpr})
-    differences = parsed(tables.table(tables.load(tmp_path)))[1]
+    differences = parsed(tables.table(finished.load(tmp_path)))[1]
     found = {row["difference"]: row["FPR@98"] for row in differences}
     assert found == {
         "RankReg - base loss": "-8.0 (1/0)",
@@ -201,7 +204,7 @@ def test_ensembles_are_curves_of_mean_logits(tmp_path):
             write_run(tmp_path, loss, "alm", seed, scores=logits(alm, shift))
             write_run(tmp_path, loss, "rankreg", seed, scores=logits(GOOD, shift))
     write_run(tmp_path, "bce", "alm", 3, scores=logits(WORSE))
-    runs = tables.load(tmp_path)
+    runs = finished.load(tmp_path)
     _, _, ensembles, differences = parsed(tables.table(runs, resamples=200))
 
     names = ("FPR@98", "FPR@95", "FPR@92", "FPR@90", "AUC")
@@ -235,27 +238,24 @@ def test_the_rounding_rule_is_that_of_alm(tmp_path):
     # 2 of 3 positives, 67 %, and then all: no point near 98 %, where that rule says 0.
     scores, targets = torch.tensor([3.0, 2.0, 0.0, 1.0]), torch.tensor([True, True, True, False])
     write_run(tmp_path, scores=scores, targets=targets)
-    (row,) = parsed(tables.table(tables.load(tmp_path)))[1]
+    (row,) = parsed(tables.table(finished.load(tmp_path)))[1]
     assert row["FPR@98"] == "0.0" and row["AUC"] == "66.7"
 
 
 def test_long_tailed_ensembles(tmp_path):
-    # Class 1 is critical: to catch both of its items, one item of class 0 goes with them.
-    scores = torch.tensor([[3.0, 0.0], [1.0, -2.0], [2.0, 1.0], [1.0, -1.0]])
+    # Two classes have scores; the last of ten is critical. To catch both of its items, one item of
+    # class 0 goes with them.
+    scores = torch.full((4, 10), -9.0)
+    scores[:, [0, 9]] = torch.tensor([[3.0, 0.0], [1.0, -2.0], [2.0, 1.0], [1.0, -1.0]])
     write_long_tailed(tmp_path, "base", scores)
     write_long_tailed(tmp_path, "rankreg", scores)
-    text = tables.table(tables.load(tmp_path))
+    text = tables.table(finished.load(tmp_path))
     means, differences, ensembles = parsed(text)
     assert means[0]["Error@80"] == "30.0" and means[0]["Error@80 publ."] == "29.8"
     assert differences[0]["accuracy"] == "+0.0 (0/0)"
     row = rows(ensembles, method="base loss")[0]
     assert (row["Error@80"], row["Error@90"], row["accuracy"]) == ("25.0", "25.0", "50.0")
-    assert "our reading" in text
-    # The other class: both of its items are the first by their own score.
-    (tmp_path / "b").mkdir()
-    write_long_tailed(tmp_path / "b", "base", scores, config={"critical": 0})
-    row = parsed(tables.table(tables.load(tmp_path / "b")))[-1][0]
-    assert row["Error@80"] == "50.0"
+    assert CRITICAL["lt-cifar10-100"] == (9,) and "by our choice: class 9" in text
 
 
 # -------------------------------------------------------------------------------------------- notes
@@ -263,14 +263,16 @@ def test_long_tailed_ensembles(tmp_path):
 
 def test_small_runs_are_called_small(tmp_path):
     write_run(tmp_path)
-    text = tables.table(tables.load(tmp_path))
-    assert "network resnet10, width 16, epochs 3" in text and "replicate nothing" in text
-    write_run(tmp_path, config={"width": 64, "epochs": 100})
-    text = tables.table(tables.load(tmp_path))
-    assert "width 64, epochs 100" in text and "replicate nothing" not in text
-    for lost in ({"width": None}, {"epochs": None}, {"width": 32}, {"limit": 4}):
-        write_run(tmp_path, config={"width": 64, "epochs": 100, **lost})
-        assert "replicate nothing" in tables.table(tables.load(tmp_path))
+    text = tables.table(finished.load(tmp_path))
+    assert "width 16, stem stride 2, up to 40 epochs, batches of 64" in text
+    assert "replicate nothing" in text
+    paper = asdict(configure("cifar10-100", "bce", "base"))
+    write_run(tmp_path, config=paper)
+    text = tables.table(finished.load(tmp_path))
+    assert "width 64, stem stride 1, up to 100 epochs" in text and "replicate nothing" not in text
+    for small in ({"width": 32}, {"epochs": 40}, {"stem_stride": 2}):
+        write_run(tmp_path, config={**paper, **small})
+        assert "replicate nothing" in tables.table(finished.load(tmp_path))
 
 
 def test_what_is_published_is_said_for_each_setting(tmp_path):
@@ -278,7 +280,7 @@ def test_what_is_published_is_said_for_each_setting(tmp_path):
     for setting in ("melanoma-170", "cifar10-200", "fashion-100"):
         (tmp_path / setting).mkdir()
         write_run(tmp_path / setting, "w-bce", setting=setting)
-        texts[setting] = tables.table(tables.load(tmp_path / setting))
+        texts[setting] = tables.table(finished.load(tmp_path / setting))
     row = parsed(texts["melanoma-170"])[0][0]
     assert row["FPR@98 publ."] == "69.0?" and row["FPR@90 publ."] == "32.1"
     assert "probably a slip" in texts["melanoma-170"]
@@ -295,7 +297,7 @@ def test_runs_come_in_the_order_of_the_tables(tmp_path):
     write_run(tmp_path, "bce", "alm", 9)
     (tmp_path / "a.json.12.partial").write_text("{")
     (tmp_path / "unfinished.logits.pt").write_bytes(b"")
-    found = [(run.loss, run.method, run.seed) for run in tables.load(str(tmp_path))]
+    found = [(run.loss, run.method, run.seed) for run in finished.load(str(tmp_path))]
     assert found == [("bce", "alm", 9), ("bce", "alm", 10), ("bce", "x", 0), ("ldam", "base", 0)]
 
 
@@ -326,7 +328,7 @@ def test_a_damaged_file_is_named(tmp_path, change, suffix, message):
     name = write_run(tmp_path, seed=2)
     change(tmp_path / f"{name}{suffix}")
     with pytest.raises(RunError, match=message) as caught:
-        tables.load(tmp_path)
+        finished.load(tmp_path)
     assert name in str(caught.value)
 
 
@@ -334,7 +336,7 @@ def test_a_damaged_file_is_named(tmp_path, change, suffix, message):
     "changes, message",
     [
         ({"test": {"AUC": None}}, "damaged"),
-        ({"setting": None}, "damaged"),
+        ({"setting": None}, "no such setting: None"),
         ({"validation": {}}, "no 'FPR@98'"),
         ({"scores": logits(GOOD)[:-1]}, r"got \(109,\) and \(110,\)"),
         ({"scores": torch.zeros(110, 2)}, r"must be \(n,\)"),
@@ -344,20 +346,20 @@ def test_a_damaged_file_is_named(tmp_path, change, suffix, message):
 def test_a_run_that_cannot_be_is_refused(tmp_path, changes, message):
     write_run(tmp_path, **changes)
     with pytest.raises(RunError, match=message):
-        tables.load(tmp_path)
+        finished.load(tmp_path)
 
 
 def test_no_run_is_taken_twice(tmp_path):
     name = write_run(tmp_path)
     with pytest.raises(RunError, match="no such folder"):
-        tables.load(tmp_path / "nowhere")
-    runs = tables.load(tmp_path)
+        finished.load(tmp_path / "nowhere")
+    runs = finished.load(tmp_path)
     with pytest.raises(RunError, match="the same run"):
         tables.table([*runs, *runs])
     for suffix in (".json", ".logits.pt"):
         (tmp_path / f"copy{suffix}").write_bytes((tmp_path / f"{name}{suffix}").read_bytes())
     with pytest.raises(RunError, match="the same run") as caught:
-        tables.load(tmp_path)
+        finished.load(tmp_path)
     assert name in str(caught.value) and "copy.json" in str(caught.value)
 
 
@@ -366,7 +368,7 @@ def test_no_run_is_taken_twice(tmp_path):
     [
         ({"setting": "cifar10-200"}, "one setting"),
         ({"config": {"width": 64}, "method": "alm"}, "width is 64, but 16"),
-        ({"config": {"learning_rate": 0.2}}, "learning_rate is 0.2, but 0.1"),
+        ({"config": {"learning_rate": 0.2}}, "learning_rate is 0.2, but 0.01"),
         ({"config": {"more": 1}}, "more is 1, but None"),
         ({"targets": ~TARGETS}, "other test items"),
     ],
@@ -375,13 +377,13 @@ def test_what_does_not_belong_together_is_not_averaged(tmp_path, changes, messag
     write_run(tmp_path, seed=1)
     write_run(tmp_path, seed=2, **changes)
     with pytest.raises(RunError, match=message):
-        tables.table(tables.load(tmp_path))
+        tables.table(finished.load(tmp_path))
 
 
 def test_methods_may_differ_in_what_is_no_size(tmp_path):
     write_run(tmp_path)
     write_run(tmp_path, method="rankreg", config={"learning_rate": 0.2, "alpha": 0.1})
-    assert "RankReg - base loss" in tables.table(tables.load(tmp_path))
+    assert "RankReg - base loss" in tables.table(finished.load(tmp_path))
     with pytest.raises(RunError, match="no run"):
         tables.table([])
 
@@ -390,27 +392,54 @@ def test_methods_may_differ_in_what_is_no_size(tmp_path):
 
 
 def sweep():
-    settings = [(0.0, 1.0), (0.1, 1.0), (0.1, 10.0), (1.0, 1.0)]
+    """Rows as a sweep writes them, the base loss first; its lam and alpha mean nothing."""
+    settings = [("base", 0.1, 10.0, 0), ("rankreg", 0.1, 1.0, 0), ("rankreg", 1.0, 1.0, 0)]
+    settings += [("rankreg", 0.1, 10.0, 4)]
     return [
         {
-            "settings": {"alpha": alpha, "lam": lam, "power": 2, "loss": "bce"},
+            "settings": {
+                **CONFIG,
+                "method": method,
+                "alpha": alpha,
+                "lam": lam,
+                "extra_positives": extra,
+            },
             "objective": 50 + 10 * alpha - lam,
             "mean": {"FPR@98": 60.0, "AUC": 90.0},
             "std": {"FPR@98": 1.5, "AUC": 0.25},
-            "candidate": alpha > 0,
-            "chosen": lam == 10,
         }
-        for alpha, lam in settings
+        for method, alpha, lam, extra in settings
     ]
 
 
-def test_sweep_table():
-    (found,) = parsed(tables.sweep_table(sweep()))
-    assert list(found[0]) == ["alpha", "lam", "objective", "FPR@98", "AUC", "chosen"]
-    assert [row["lam"] for row in found] == ["-", "1", "10", "1"]
-    assert [row["objective"] for row in found] == ["49.00", "50.00", "41.00", "59.00"]
-    assert [row["chosen"] for row in found] == ["only shown", "", "yes", ""]
+def test_sweep_table(tmp_path):
+    found = sweep()
+    found[0]["objective"] = 52.0
+    write_json(tmp_path / "s.json", {"question": "lam?", "seeds": [1, 2], "rows": found})
+    text = tables.of_folder(tmp_path)
+    assert "## s: lam?" in text and "2 seeds" in text
+    (found,) = parsed(text)
+    names = ["method", "alpha", "lam", "extra_positives", "objective", "FPR@98", "AUC", "chosen"]
+    assert sorted(found[0]) == sorted(names)
+    assert [row["method"] for row in found] == ["base", *["rankreg"] * 3]
+    assert [row["lam"] for row in found] == ["-", "1", "1", "10"]
+    assert [row["objective"] for row in found] == ["52.00", "50.00", "59.00", "41.00"]
+    assert [row["chosen"] for row in found] == ["", "", "", "yes"]
     assert found[0]["FPR@98"] == "60.0 ± 1.5"
+
+
+def test_a_folder_may_hold_runs_and_sweeps(tmp_path):
+    with pytest.raises(RunError, match="no finished run and no sweep"):
+        tables.of_folder(tmp_path)
+    write_run(tmp_path)
+    write_run(tmp_path, setting="fashion-100")
+    write_json(tmp_path / "s.json", {"question": "lam?", "seeds": [1], "rows": sweep()})
+    text = tables.of_folder(tmp_path)
+    assert [line[:5] for line in text.splitlines() if line.startswith("## ")] == [
+        "## CI",
+        "## Fa",
+        "## s:",
+    ]
 
 
 def test_tables_of_the_committed_sweep():
@@ -444,26 +473,27 @@ def test_pictures(tmp_path):
         for method in ("base", "rankreg", "sampler"):
             write_run(tmp_path, "bce", method, seed, scores=logits(WORSE, 0.1 * seed))
     write_run(tmp_path, "ldam", "alm")
-    runs = tables.load(tmp_path)
-    for picture in (
-        figures.roc_corners(runs),
-        figures.rank_trajectories(runs),
-        figures.dots(runs),
-        figures.sensitivity(sweep()),
-    ):
+    runs = finished.load(tmp_path)
+    write_json(tmp_path / "s.json", {"question": "", "seeds": [1], "rows": sweep()})
+    pictures = figures.of_folder(tmp_path)
+    names = ["cifar10-100-dots", "cifar10-100-ranks", "cifar10-100-roc", "s-sensitivity"]
+    assert sorted(pictures) == names
+    for picture in pictures.values():
         width, height = size_of(picture)
         assert 500 <= width <= 2000 and 250 <= height <= 2000 and len(picture) > 10_000
 
     with pytest.raises(ValueError, match="metric must be one of"):
         figures.dots(runs, "FPR@97")
-    with pytest.raises(ValueError, match="two rows with lam 1 and alpha 1"):
+    with pytest.raises(ValueError, match=r"two rows with lam 10 and alpha 0\.1"):
         figures.sensitivity([*sweep(), sweep()[-1]])
     with pytest.raises(ValueError, match="base loss"):
         figures.sensitivity(sweep()[1:])
+    with pytest.raises(ValueError, match="base loss"):
+        figures.sensitivity(sweep()[:1])
     del runs[0].epochs[1]["ranks"]
     with pytest.raises(RunError, match="no ranks of the positives in epoch 2"):
         figures.rank_trajectories(runs)
     (tmp_path / "lt").mkdir()
-    write_long_tailed(tmp_path / "lt", "base", torch.eye(2).repeat(2, 1))
+    write_long_tailed(tmp_path / "lt", "base", torch.eye(10)[:4])
     with pytest.raises(RunError, match="no ROC curve"):
-        figures.roc_corners(tables.load(tmp_path / "lt"))
+        figures.roc_corners(finished.load(tmp_path / "lt"))

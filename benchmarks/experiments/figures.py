@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +12,23 @@ import torch
 from rankreg_ext.metrics import fpr_at_tpr
 
 from . import published
+from .config import SETTINGS
+from .finished import (
+    BINARY,
+    LOSSES,
+    NAMES,
+    Cells,
+    Run,
+    RunError,
+    by_setting,
+    load,
+    load_sweeps,
+    metrics_of,
+)
 from .plots import plt, png
+from .runs import TPRS
 from .summary import mean
-from .tables import BINARY, LOSSES, METHODS, SETTINGS, TPRS, Cells, Run, RunError
+from .tables import chosen
 
 LOWEST_TPR = 0.85
 # Okabe and Ito's colours, which colour-blind people tell apart; dashes and markers do it in grey.
@@ -39,7 +54,7 @@ def _styles(cells: Cells) -> dict[str, tuple]:
 
 
 def _title(cells: Cells) -> str:
-    return SETTINGS.get(cells.setting, cells.setting)
+    return SETTINGS[cells.setting].title
 
 
 def roc_corners(runs: Iterable[Run]) -> bytes:
@@ -92,7 +107,7 @@ def _legend(figure, handles: dict[str, Any], title: str) -> None:
     """One for all panels, above them."""
     legend = figure.legend(
         handles.values(),
-        [METHODS.get(method, method) for method in handles],
+        [NAMES.get(method, method) for method in handles],
         loc="outside upper center",
         ncols=len(handles),
         frameon=False,
@@ -110,66 +125,106 @@ def sensitivity(
 ) -> bytes:
     """The objective of a sweep over lam and alpha, as a difference to the base loss.
 
+    A panel for each combination of what else varies.
+
     Args:
-        rows: as of :func:`tables.sweep_table`; ``settings`` has ``lam`` and ``alpha``, 0 or None
-            for the base loss. No two rows may share lam and alpha.
+        rows: as of :func:`tables.sweep_table`. Those of method "base", or without alpha, are the
+            base loss; the best of them counts.
         base: the objective of the base loss, if no row has it.
         objective: what it is.
     """
-    cells: dict[tuple[float, float], dict[str, Any]] = {}
-    base_chosen = False
-    for row in rows:
-        lam, alpha = row["settings"]["lam"], row["settings"]["alpha"]
-        if not alpha:
-            base, base_chosen = row["objective"], bool(row.get("chosen"))
-        elif (lam, alpha) in cells:
-            raise ValueError(f"sensitivity: two rows with lam {lam:g} and alpha {alpha:g}")
-        else:
-            cells[lam, alpha] = row
-    if base is None or not cells:
-        raise ValueError("sensitivity: rows must have the base loss (alpha 0) and a setting beside")
-    lams, alphas = (sorted({key[k] for key in cells}) for k in (0, 1))
-    gain = torch.full((len(alphas), len(lams)), math.nan)
-    for (lam, alpha), row in cells.items():
-        gain[alphas.index(alpha), lams.index(lam)] = row["objective"] - base
-    largest = max(float(gain[~gain.isnan()].abs().max()), 0.1)
+    base_rows = [row for row in rows if _is_base(row)]
+    grid = [row for row in rows if not _is_base(row)]
+    base = min([row["objective"] for row in base_rows], default=base)
+    if base is None or not grid:
+        raise ValueError("sensitivity: rows must have the base loss and a setting beside it")
+    panels = _panels(grid)
+    lams, alphas = (sorted({row["settings"][key] for row in grid}) for key in ("lam", "alpha"))
+    largest = max(0.1, *(abs(row["objective"] - base) for row in grid))
 
-    size = (1.25 * len(lams) + 2.6, 0.85 * len(alphas) + 1.9)
-    figure, axes = plt.subplots(
-        figsize=(max(5.6, size[0]), max(3.4, size[1])), layout="constrained"
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    size = (max(5.0, 1.15 * len(lams) + 1.0), max(2.6, 0.85 * len(alphas) + 0.5))
+    figure, places = plt.subplots(
+        down,
+        across,
+        figsize=(across * size[0] + 1.6, down * size[1] + 1.2),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
-    axes.set_facecolor("0.9")  # of what was not run
-    image = axes.imshow(
-        gain.tolist(), cmap="PuOr_r", vmin=-largest, vmax=largest, origin="lower", aspect="auto"
-    )
-    for (lam, alpha), row in cells.items():
-        x, y = lams.index(lam), alphas.index(alpha)
-        difference = row["objective"] - base
-        dark = abs(difference) > 0.6 * largest
-        axes.text(
-            x,
-            y,
-            f"{row['objective']:.1f}\n({difference:+.1f})",
-            ha="center",
-            va="center",
-            color="white" if dark else "black",
-            weight="bold" if row.get("chosen") else "normal",
+    for axes, (title, cells) in zip(places.flat, panels.items(), strict=False):
+        gain = [
+            [cells[lam, alpha]["objective"] - base if (lam, alpha) in cells else math.nan]
+            for alpha in alphas
+            for lam in lams
+        ]
+        image = axes.imshow(
+            torch.tensor(gain).view(len(alphas), len(lams)).tolist(),
+            cmap="PuOr_r",
+            vmin=-largest,
+            vmax=largest,
+            origin="lower",
+            aspect="auto",
         )
-        if row.get("chosen"):
-            axes.add_patch(plt.Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, lw=2.5))
-    axes.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
-    axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
-    if base_chosen:
-        verdict = " (chosen)"
-    else:
-        verdict = "; framed: chosen" if any(row.get("chosen") for row in cells.values()) else ""
-    axes.set(
-        xlabel="lam (perturbation of the scores)",
-        ylabel="alpha (weight)",
-        title=f"Validation images, %: {objective}\nbase loss alone: {base:.1f}{verdict}",
+        axes.set_facecolor("0.9")  # of what was not run
+        for (lam, alpha), row in cells.items():
+            framed = chosen(row, rows)
+            _annotate(axes, lams.index(lam), alphas.index(alpha), row, base, largest, framed)
+        axes.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
+        axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+        axes.set_title(title, fontsize="medium")
+    for axes in places.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel("lam (perturbation of the scores)")
+    figure.supylabel("alpha (weight)")
+    verdict = ""
+    if any(chosen(row, rows) for row in rows):
+        of_base = any(chosen(row, rows) for row in base_rows)
+        verdict = " (chosen)" if of_base else "; framed: chosen"
+    figure.suptitle(f"Validation images, %: {objective}\nbase loss alone: {base:.1f}{verdict}")
+    figure.colorbar(
+        image, ax=places, label="difference to the base loss, points\n(below 0: better)"
     )
-    figure.colorbar(image, label="difference to the base loss, points\n(below 0: better)")
     return png(figure)
+
+
+def _is_base(row: dict[str, Any]) -> bool:
+    return row["settings"].get("method") == "base" or not row["settings"]["alpha"]
+
+
+def _panels(rows: list[dict[str, Any]]) -> dict[str, dict[tuple[float, float], dict[str, Any]]]:
+    """The rows by what varies besides lam and alpha, in words, and by these two."""
+    varying = [
+        key
+        for key in rows[0]["settings"]
+        if key not in ("lam", "alpha") and len({row["settings"][key] for row in rows}) > 1
+    ]
+    panels: dict[str, dict] = {}
+    for row in rows:
+        settings = row["settings"]
+        title = ", ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in varying)
+        cell = settings["lam"], settings["alpha"]
+        if cell in panels.setdefault(title, {}):
+            raise ValueError(f"sensitivity: two rows with lam {cell[0]:g} and alpha {cell[1]:g}")
+        panels[title][cell] = row
+    return panels
+
+
+def _annotate(axes, x: int, y: int, row: dict, base: float, largest: float, framed: bool) -> None:
+    difference = row["objective"] - base
+    axes.text(
+        x,
+        y,
+        f"{row['objective']:.1f}\n({difference:+.1f})",
+        ha="center",
+        va="center",
+        color="white" if abs(difference) > 0.6 * largest else "black",
+        weight="bold" if framed else "normal",
+    )
+    if framed:
+        axes.add_patch(plt.Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, lw=2.5))
 
 
 def rank_trajectories(runs: Iterable[Run]) -> bytes:
@@ -199,7 +254,7 @@ def rank_trajectories(runs: Iterable[Run]) -> bytes:
             _bands(axes, runs_here, colour)
         row[0].set_ylabel(LOSSES.get(loss, loss), fontsize="large")
     for axes, method in zip(panels[0], styles, strict=True):
-        axes.set_title(METHODS.get(method, method))
+        axes.set_title(NAMES.get(method, method))
     for column in panels.T:  # below its last panel there may be none
         [axes for axes in column if axes.get_visible()][-1].tick_params(labelbottom=True)
     panels[0, 0].set_ylim(1, 0)
@@ -272,3 +327,20 @@ def dots(runs: Iterable[Run], metric: str = "FPR@95") -> bytes:
     about = "large: mean over seeds, small: each seed" + (", hollow: published" if hollow else "")
     _legend(figure, handles, f"{_title(cells)}\n{about}")
     return png(figure)
+
+
+def of_folder(folder: Path | str) -> dict[str, bytes]:
+    """All pictures of a folder's runs, by setting, and of its sweeps over lam and alpha."""
+    pictures = {}
+    for setting, runs in by_setting(load(folder)).items():
+        binary = metrics_of(setting) is BINARY
+        if binary:
+            pictures[f"{setting}-roc"] = roc_corners(runs)
+        pictures[f"{setting}-dots"] = dots(runs, "FPR@95" if binary else "Error@90")
+        pictures[f"{setting}-ranks"] = rank_trajectories(runs)
+    for name, sweep in load_sweeps(folder).items():
+        grid = [row for row in sweep["rows"] if not _is_base(row)]
+        pairs = {(row["settings"]["lam"], row["settings"]["alpha"]) for row in grid}
+        if len(pairs) > 1 and len(grid) < len(sweep["rows"]):
+            pictures[f"{name}-sensitivity"] = sensitivity(sweep["rows"])
+    return pictures
