@@ -428,6 +428,13 @@ def test_sweep_table(tmp_path):
     assert found[0]["FPR@98"] == "60.0 ± 1.5"
 
 
+def test_a_sweep_does_not_choose_what_diverged():
+    found = sweep()
+    found[0]["objective"] = found[3]["objective"] = float("nan")
+    (found,) = parsed(tables.sweep_table(found))
+    assert [row["chosen"] for row in found] == ["", "yes", "", ""]
+
+
 def test_a_folder_may_hold_runs_and_sweeps(tmp_path):
     with pytest.raises(RunError, match="no finished run and no sweep"):
         tables.of_folder(tmp_path)
@@ -490,6 +497,10 @@ def test_pictures(tmp_path):
         figures.sensitivity(sweep()[1:])
     with pytest.raises(ValueError, match="base loss"):
         figures.sensitivity(sweep()[:1])
+    diverged = [{**row, "objective": float("nan")} for row in sweep()]
+    size_of(figures.sensitivity([*sweep()[:2], *diverged[2:]]))
+    with pytest.raises(ValueError, match="base loss"):
+        figures.sensitivity([*diverged[:1], *sweep()[1:]])
     del runs[0].epochs[1]["ranks"]
     with pytest.raises(RunError, match="no ranks of the positives in epoch 2"):
         figures.rank_trajectories(runs)

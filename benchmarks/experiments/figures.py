@@ -95,12 +95,23 @@ def roc_corners(runs: Iterable[Run]) -> bytes:
             axes.axhline(100 * tpr, color="0.8", lw=0.7, zorder=0)
         axes.set(title=LOSSES.get(loss, loss), xlim=(0, 100), ylim=(100 * LOWEST_TPR, 100.3))
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels.flat[len(cells.losses) :]:
-        axes.set_visible(False)
+    _hide(panels, len(cells.losses))
     figure.supxlabel("false positive rate, %")
     figure.supylabel("true positive rate, %")
     _legend(figure, handles, f"{_title(cells)}: test images, mean over seeds (thin: each)")
     return png(figure)
+
+
+def _hide(panels, used: int) -> None:
+    for axes in panels.flat[used:]:
+        axes.set_visible(False)
+    _label_last(panels)
+
+
+def _label_last(panels) -> None:
+    """Label the epochs or rates of the last panel of each column, below which there may be none."""
+    for column in panels.T:
+        [axes for axes in column if axes.get_visible()][-1].tick_params(labelbottom=True)
 
 
 def _legend(figure, handles: dict[str, Any], title: str) -> None:
@@ -135,14 +146,14 @@ def sensitivity(
     """
     base_rows = [row for row in rows if _is_base(row)]
     grid = [row for row in rows if not _is_base(row)]
-    base = min([row["objective"] for row in base_rows], default=base)
+    base = min((row["objective"] for row in base_rows if _is_finite(row)), default=base)
     if base is None or not grid:
         raise ValueError("sensitivity: rows must have the base loss and a setting beside it")
     panels = _panels(grid)
     lams, alphas = (sorted({row["settings"][key] for row in grid}) for key in ("lam", "alpha"))
-    largest = max(0.1, *(abs(row["objective"] - base) for row in grid))
+    largest = max([0.1, *(abs(row["objective"] - base) for row in grid if _is_finite(row))])
 
-    across = min(3, len(panels))
+    across = len(panels) if len(panels) < 4 else 2
     down = math.ceil(len(panels) / across)
     size = (max(5.0, 1.15 * len(lams) + 1.0), max(2.6, 0.85 * len(alphas) + 0.5))
     figure, places = plt.subplots(
@@ -156,12 +167,14 @@ def sensitivity(
     )
     for axes, (title, cells) in zip(places.flat, panels.items(), strict=False):
         gain = [
-            [cells[lam, alpha]["objective"] - base if (lam, alpha) in cells else math.nan]
+            [
+                cells[lam, alpha]["objective"] - base if (lam, alpha) in cells else math.nan
+                for lam in lams
+            ]
             for alpha in alphas
-            for lam in lams
         ]
         image = axes.imshow(
-            torch.tensor(gain).view(len(alphas), len(lams)).tolist(),
+            gain,
             cmap="PuOr_r",
             vmin=-largest,
             vmax=largest,
@@ -175,8 +188,7 @@ def sensitivity(
         axes.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
         axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
         axes.set_title(title, fontsize="medium")
-    for axes in places.flat[len(panels) :]:
-        axes.set_visible(False)
+    _hide(places, len(panels))
     figure.supxlabel("lam (perturbation of the scores)")
     figure.supylabel("alpha (weight)")
     verdict = ""
@@ -192,6 +204,10 @@ def sensitivity(
 
 def _is_base(row: dict[str, Any]) -> bool:
     return row["settings"].get("method") == "base" or not row["settings"]["alpha"]
+
+
+def _is_finite(row: dict[str, Any]) -> bool:
+    return math.isfinite(row["objective"])
 
 
 def _panels(rows: list[dict[str, Any]]) -> dict[str, dict[tuple[float, float], dict[str, Any]]]:
@@ -255,8 +271,7 @@ def rank_trajectories(runs: Iterable[Run]) -> bytes:
         row[0].set_ylabel(LOSSES.get(loss, loss), fontsize="large")
     for axes, method in zip(panels[0], styles, strict=True):
         axes.set_title(NAMES.get(method, method))
-    for column in panels.T:  # below its last panel there may be none
-        [axes for axes in column if axes.get_visible()][-1].tick_params(labelbottom=True)
+    _label_last(panels)
     panels[0, 0].set_ylim(1, 0)
     figure.supxlabel("epoch")
     figure.supylabel("rank, share of the list (0: top)")

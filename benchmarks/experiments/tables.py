@@ -1,10 +1,11 @@
 """Tables of finished runs and of sweeps: means, paired differences, ensembles, published figures.
 
-print(tables.of_folder(folder))
+:func:`of_folder` makes all that a folder of runs or sweeps allows, as Markdown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
@@ -67,22 +68,19 @@ def table(runs: Iterable[Run], resamples: int = 1000) -> str:
             "seed that all losses have, the mean over the losses.",
             text,
         ]
+    binary = cells.metrics is BINARY
+    rule = "; FPR by the rounding rule of ALM's evaluation, 0 if no point of the curve is near"
     parts += [
-        "Ensembles, %: the test logits averaged over the seeds, one curve"
-        + (", FPR by the rounding rule of ALM's evaluation." * (cells.metrics is BINARY) or "."),
+        f"Ensembles, %: test logits averaged over the seeds, one curve{rule if binary else ''}.",
         _ensembles(cells),
     ]
     text = _ensemble_differences(cells, resamples)
     if text:
+        rule = "; FPR at the highest threshold that reaches the rate"
         parts += [
             "RankReg - ALM of ensembles over the common seeds, points, with 95 % bootstrap "
-            f"intervals ({resamples:,} resamples of the test images, paired)"
-            + (
-                "; FPR at the highest threshold that reaches the rate, since the rounding rule "
-                "yields 0 where a resample's curve has no point near."
-                * (cells.metrics is BINARY)
-                or "."
-            ),
+            f"intervals ({resamples:,} resamples of the test images, paired: they say nothing "
+            f"about other seeds){rule if binary else ''}.",
             text,
         ]
     return "\n\n".join([*parts, *_notes(cells)]) + "\n"
@@ -278,7 +276,8 @@ def chosen(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     """Whether a sweep chose this row."""
     if "chosen" in row:
         return row["chosen"]
-    return row is min(rows, key=lambda other: other["objective"])
+    finite = [other for other in rows if not math.isnan(other["objective"])]
+    return row is min(finite, key=lambda other: other["objective"], default=None)
 
 
 def _used(settings: dict[str, Any]) -> dict[str, Any]:
