@@ -28,6 +28,7 @@ from . import dataset
 from .checkpoint import BusyError, clear, exclusive, write_atomically, write_json
 from .dataset import CorruptDataError
 from .pool import WorkerError, default_workers, run_all
+from .summary import align, mean, standard_error, std
 from .train import Job, Settings
 
 # Both arms: what the base loss alone did best with on validation images. RankReg's own settings:
@@ -51,19 +52,6 @@ def metrics(scores: Tensor, positives: Tensor) -> dict[str, float]:
     return {name: 100 * value for name, value in zip(METRICS, values, strict=True)}
 
 
-def mean(values: list[float]) -> float:
-    """The mean; values are summed in order, so that equal runs give equal bits."""
-    return sum(values) / len(values)
-
-
-def std(values: list[float]) -> float:
-    """The standard deviation of the sample (n - 1); NaN for a single value."""
-    if len(values) < 2:
-        return float("nan")
-    centre = mean(values)
-    return (sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-
-
 def summarise(per_seed: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Mean and spread of each arm, and of the paired differences RankReg - BCE.
 
@@ -77,7 +65,7 @@ def summarise(per_seed: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
             name: {
                 "mean": mean(column),
                 "std": std(column),
-                "standard_error": std(column) / len(column) ** 0.5,
+                "standard_error": standard_error(column),
             }
             for name, column in columns.items()
         }
@@ -106,18 +94,6 @@ def table(summary: dict[str, Any], seeds: list[int]) -> str:
     numbers = [f"{c['mean']:+.1f} ± {c['standard_error']:.1f}" for c in cells]
     rows.append(["difference: mean ± s.e.", *numbers])
     return align(rows)
-
-
-def align(rows: list[list[str]]) -> str:
-    """A Markdown table of equally wide columns; the first row is the head."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *others = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        others = [cell.strip().rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("| " + " | ".join([first, *others]) + " |")
-    dashes = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], "| " + " | ".join(dashes) + " |", *lines[1:]])
 
 
 def ranking_backend() -> tuple[str, str]:

@@ -21,8 +21,10 @@ from typing import Any
 
 from . import dataset
 from .checkpoint import exclusive, fingerprint, write_atomically, write_json
-from .demo import METRICS, align, mean, metrics, ranking_backend, std
+from .demo import METRICS, metrics, ranking_backend
 from .pool import default_workers, run_all
+from .summary import mean, std
+from .tables import sweep_table
 from .train import Job, Settings
 
 RESULTS = Path(__file__).parent / "results"
@@ -83,7 +85,7 @@ class Sweep:
             row["chosen"] = row is best
         self.stages.append({"question": question, "rows": rows})
         self.save()
-        print(stage_table(rows), flush=True)
+        print(sweep_table(rows), flush=True)
         return Settings(**best["settings"])
 
     def save(self) -> None:
@@ -99,28 +101,8 @@ class Sweep:
         )
         parts = ["# Tuning on validation images", "", *__doc__.split("\n\n", 2)[2].splitlines()]
         for stage in self.stages:
-            parts += ["", f"## {stage['question']}", "", stage_table(stage["rows"])]
+            parts += ["", f"## {stage['question']}", "", sweep_table(stage["rows"])]
         write_atomically(RESULTS / "tuning.md", ("\n".join(parts).rstrip() + "\n").encode())
-
-
-def stage_table(rows: list[dict[str, Any]]) -> str:
-    """One stage as a Markdown table: what varies, the objective, mean ± std of each metric."""
-    varying = [
-        key
-        for key in rows[0]["settings"]
-        if len({row["settings"][key] for row in rows}) > 1 or key in ("alpha", "lam", "power")
-    ]
-    if all(row["settings"]["alpha"] == 0 for row in rows):
-        varying = [key for key in varying if key not in ("alpha", "lam", "power")]
-    lines = [[*varying, "objective", *METRICS, "chosen"]]
-    for row in rows:
-        settings = row["settings"]
-        unused = ("lam", "power", "rankreg_from", "remembered") if settings["alpha"] == 0 else ()
-        cells = ["-" if key in unused else f"{settings[key]:g}" for key in varying]
-        numbers = [f"{row['mean'][name]:.1f} ± {row['std'][name]:.1f}" for name in METRICS]
-        verdict = "yes" if row["chosen"] else "" if row["candidate"] else "only shown"
-        lines.append([*cells, f"{row['objective']:.2f}", *numbers, verdict])
-    return align(lines)
 
 
 def main() -> None:
