@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import rankreg_ext
-from rankreg_ext import _backend, reference, use_backend
+from rankreg_ext import _backend, _hinge, losses, reference, use_backend
 
 from . import baselines as b
 from .cases import Case
@@ -400,6 +400,43 @@ def _loss_step_providers() -> list[Provider]:
     ]
 
 
+# ------------------------------------------------------------------------------- hinge violations
+
+
+def _hinge_calls() -> dict[str, Callable]:
+    return {
+        OURS: lambda x, positives: losses.hinge_violations(x, positives, b.DELTA),
+        "sorted": lambda x, positives: _hinge.hinge_violations(x, positives, b.DELTA, None),
+        "broadcast": b.hinge_by_broadcast,
+    }
+
+
+def _hinge_providers() -> list[Provider]:
+    def everywhere(q: Tensor, x: Tensor, positives: Tensor) -> Tensor:
+        return x.new_zeros(x.shape, dtype=q.dtype).masked_scatter_(positives, q)
+
+    calls = _hinge_calls()
+    return [
+        ours(calls[OURS]),
+        Provider("sorted", calls["sorted"], exact_ties=True),
+        Provider("broadcast", calls["broadcast"], finish=everywhere, dtypes=NUMPY),
+    ]
+
+
+def _hinge_step_providers() -> list[Provider]:
+    def step(hinge: Callable, leaf: Tensor, positives: Tensor) -> Tensor:
+        leaf.grad = None
+        hinge(leaf, positives).sum().backward()
+        return leaf.grad
+
+    calls = _hinge_calls()
+    return [
+        ours(partial(step, calls[OURS]), _leaf),
+        Provider("sorted", partial(step, calls["sorted"]), _leaf, exact_ties=True),
+        Provider("broadcast", partial(step, calls["broadcast"]), _leaf, dtypes=NUMPY),
+    ]
+
+
 def _training_providers(case: Case) -> list[Provider]:
     """Trainers hold their network, so each call is the next step of a training run."""
     plain = {"no_rank_loss": None, "plain_argsort": _plain_loss(b.double_argsort)}
@@ -429,6 +466,8 @@ PROVIDERS: dict[str, Callable[..., list[Provider]]] = {
     "rankreg_loss": _loss_providers,
     "rankreg_loss_backward": _loss_backward_providers,
     "rankreg_loss_step": _loss_step_providers,
+    "hinge_violations": _hinge_providers,
+    "hinge_violations_step": _hinge_step_providers,
     "rankdata": _rankdata_providers,
 }
 
