@@ -177,6 +177,8 @@ def cuda_standard() -> list[Case]:
         *(Case(f"rankreg_loss{s}", b, 1024, positives=16)
           for s in ("", "_backward", "_step") for b in (64, 4096, 16_384)),
         *(Case("rankreg_loss_step", 1, n, positives=8) for n in (1024, MILLION)),
+        *(Case(f"hinge_violations{s}", b, n, positives=p) for s in ("", "_step")
+          for b, n, p in ((1, 128, 4), (64, 1024, 16), (1, MILLION, 32), (1, 100_000, 10_000))),
     )  # fmt: skip
 
 

@@ -403,23 +403,22 @@ def _loss_step_providers() -> list[Provider]:
 # ------------------------------------------------------------------------------- hinge violations
 
 
-def _hinge_calls() -> dict[str, Callable]:
-    return {
-        OURS: lambda x, positives: losses.hinge_violations(x, positives, b.DELTA),
-        "sorted": lambda x, positives: _hinge.hinge_violations(x, positives, b.DELTA, None),
-        "broadcast": b.hinge_by_broadcast,
-    }
+def _hinges(x: Tensor, positives: Tensor) -> Tensor:
+    return losses.hinge_violations(x, positives, b.DELTA)
+
+
+def _sorted_hinges(x: Tensor, positives: Tensor) -> Tensor:
+    return _hinge.hinge_violations(x, positives, b.DELTA, None)
 
 
 def _hinge_providers() -> list[Provider]:
     def everywhere(q: Tensor, x: Tensor, positives: Tensor) -> Tensor:
         return x.new_zeros(x.shape, dtype=q.dtype).masked_scatter_(positives, q)
 
-    calls = _hinge_calls()
     return [
-        ours(calls[OURS]),
-        Provider("sorted", calls["sorted"], exact_ties=True),
-        Provider("broadcast", calls["broadcast"], finish=everywhere, dtypes=NUMPY),
+        ours(_hinges),
+        Provider("sorted", _sorted_hinges, exact_ties=True),
+        Provider("broadcast", b.hinge_by_broadcast, finish=everywhere, dtypes=NUMPY),
     ]
 
 
@@ -429,11 +428,11 @@ def _hinge_step_providers() -> list[Provider]:
         hinge(leaf, positives).sum().backward()
         return leaf.grad
 
-    calls = _hinge_calls()
     return [
-        ours(partial(step, calls[OURS]), _leaf),
-        Provider("sorted", partial(step, calls["sorted"]), _leaf, exact_ties=True),
-        Provider("broadcast", partial(step, calls["broadcast"]), _leaf, dtypes=NUMPY),
+        ours(partial(step, _hinges), _leaf),
+        _ours_compiled(partial(step, compiled(_hinges, True)), _leaf),
+        Provider("sorted", partial(step, _sorted_hinges), _leaf, exact_ties=True),
+        Provider("broadcast", partial(step, b.hinge_by_broadcast), _leaf, dtypes=NUMPY),
     ]
 
 

@@ -21,7 +21,7 @@ def hinge_violations(
     """The sums q of the scores. Masks have the shape of the scores; ``delta`` gets no gradient."""
     if scores.numel() == 0:
         return scores.to(compute_dtype(scores.dtype)) * 0
-    return _Hinge.apply(scores, *_sorted(scores.detach(), positives, where, delta))
+    return _Hinge.apply(scores, *by_threshold(scores.detach(), positives, where, delta))
 
 
 def transposed(
@@ -31,7 +31,9 @@ def transposed(
     dtypes = scores.dtype, compute_dtype(scores.dtype)
     if scores.numel() == 0:
         return grad.to(scores.dtype) * 0
-    return _HingeTransposed.apply(grad, *dtypes, *_sorted(scores.detach(), positives, where, delta))
+    return _HingeTransposed.apply(
+        grad, *dtypes, *by_threshold(scores.detach(), positives, where, delta)
+    )
 
 
 def jacobian(
@@ -41,10 +43,12 @@ def jacobian(
     dtypes = scores.dtype, compute_dtype(scores.dtype)
     if scores.numel() == 0:
         return change.to(dtypes[1]) * 0
-    return _HingeJacobian.apply(change, *dtypes, *_sorted(scores.detach(), positives, where, delta))
+    return _HingeJacobian.apply(
+        change, *dtypes, *by_threshold(scores.detach(), positives, where, delta)
+    )
 
 
-def _sorted(scores: Tensor, positives: Tensor, where: Tensor | None, delta: float | Tensor):
+def by_threshold(scores: Tensor, positives: Tensor, where: Tensor | None, delta: float | Tensor):
     """The order of the items by threshold; in that order, the thresholds and who is what.
 
     That is the positives, the negatives without the NaN among them, and the NaN scores. The
@@ -64,8 +68,8 @@ def _sorted(scores: Tensor, positives: Tensor, where: Tensor | None, delta: floa
     return order, threshold, *(mask.gather(-1, order) for mask in (positives, negatives, nan))
 
 
-# Every tensor of the three functions below is (..., n). What _sorted returned is in its order; the
-# first argument and the result are in the order of the scores.
+# Every tensor of the three functions below is (..., n). What by_threshold returned is in its order;
+# the first argument and the result are in the order of the scores.
 
 
 class _Hinge(torch.autograd.Function):

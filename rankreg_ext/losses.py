@@ -892,12 +892,14 @@ def hinge_violations(
 
     .. math:: q_j = \sum_{k \in N} \max(0,\; \delta - (a_j - a_k)), \quad j \in P
 
-    Many pairs are not enumerated: kernels sort the thresholds :math:`a_j - \delta` of the positives
-    alone, and sum the negatives between two of them; where there is no kernel, torch's ops sort the
-    list. Memory is O(n) for a list of n items. Going down the thresholds, q grows by each gap times
-    the number of negatives above it. These are sums of positive terms, in float64, without a
-    difference of large sums: the relative error is that of n roundings at worst. The order of the
-    sums is fixed, but it is each back-end's own.
+    Pairs are not stored: memory is O(n) for a list of n items. On the CPU the thresholds
+    :math:`a_j - \delta` of the positives are sorted, and the negatives between two of them summed
+    up; going down the thresholds, q grows by each gap times the number of negatives above it. On
+    GPUs the kernels in Triton sum over pairs in lists of up to 1024 items and along the sorted list
+    in longer ones, those in CUDA C++ over pairs, so that their time grows with n times the number
+    of positives. Elsewhere torch sorts the list. All are sums of positive terms, in float64,
+    without a difference of large sums: the relative error is that of n roundings at worst. Kernels
+    add in an order that does not change from run to run, each back-end in its own.
 
     The gradient is that of the formula, with :math:`[\cdot]` counting pairs:
 

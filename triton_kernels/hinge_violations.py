@@ -503,9 +503,9 @@ def _short(kernel, first, scores, positives, delta, delta_tensor, where, out, ro
 
 
 def _sorted(scores, positives, delta, delta_tensor, where) -> list[Tensor]:
-    """Of :func:`rankreg_ext._hinge._sorted`, which keeps the strides of the scores."""
+    """Of :func:`rankreg_ext._hinge.by_threshold`, which keeps the strides of the scores."""
     delta = delta if delta_tensor is None else delta_tensor
-    return [x.contiguous() for x in _hinge._sorted(scores, positives, where, delta)]
+    return [x.contiguous() for x in _hinge.by_threshold(scores, positives, where, delta)]
 
 
 def _chunks(lists, n):
