@@ -16,6 +16,7 @@ from rankreg_ext import reference
 
 LAM = 0.5  # of the blackbox; scores and lam * gradient then have about the same spread
 LOSS_LAM = 5.0
+DELTA = 0.25  # the margin of hinge violations
 
 # ------------------------------------------------------------------------------------ whole ranks
 
@@ -153,6 +154,15 @@ def positive_ranks_backward_by_search(
     compute = reference.compute_dtype(x.dtype)
     change = rank_changes(x, positives, LAM * at(positives, g).to(compute), ranks)
     return (change.to(compute) / LAM).to(x.dtype)
+
+
+# --------------------------------------------------------------------------------- hinge violations
+
+
+def hinge_by_broadcast(x: Tensor, positives: Tensor) -> Tensor:
+    """``(batch, P)``, by all pairs at once, as published code has it."""
+    p, k = at(positives, x), at(~positives, x)
+    return (DELTA - (p.unsqueeze(-1) - k.unsqueeze(-2))).clamp(min=0).sum(-1)
 
 
 # ------------------------------------------------------------------------------------- rankreg_loss

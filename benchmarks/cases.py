@@ -82,6 +82,9 @@ def standard() -> list[Case]:
           for s in ("", "_backward", "_step") for b in (64, 4096)),
         *(Case(f"rankreg_loss{s}", 1, 64, positives=8) for s in ("", "_backward")),
         *(Case("rankreg_loss_step", 1, n, positives=8) for n in (64, 256, 1024, MILLION)),
+        # the baseline's hinges
+        *(Case(f"hinge_violations{s}", b, n, positives=p)
+          for s in ("", "_step") for b, n, p in ((1, 128, 4), (64, 1024, 16), (1, MILLION, 32))),
         # NumPy
         *(Case("rankdata", 1, n, d) for n in (10, 100, 1000, 10_000, 100_000, MILLION)
           for d in ("float32", "float64")),
@@ -120,6 +123,8 @@ def quick() -> list[Case]:
         Case("rankreg_loss", 1, 10_000, positives=8),
         Case("rankreg_loss_backward", 1, 10_000, positives=8),
         Case("rankreg_loss_step", 1, 256, positives=8),
+        Case("hinge_violations", 1, 10_000, positives=8),
+        Case("hinge_violations_step", 1, 256, positives=8),
         Case("rankdata", 1, 1000, "float64"),
         Case("training_step", 1, 1024, values="mlp", positives=16),
     ]
@@ -172,6 +177,8 @@ def cuda_standard() -> list[Case]:
         *(Case(f"rankreg_loss{s}", b, 1024, positives=16)
           for s in ("", "_backward", "_step") for b in (64, 4096, 16_384)),
         *(Case("rankreg_loss_step", 1, n, positives=8) for n in (1024, MILLION)),
+        *(Case(f"hinge_violations{s}", b, n, positives=p) for s in ("", "_step")
+          for b, n, p in ((1, 128, 4), (64, 1024, 16), (1, MILLION, 32), (1, 100_000, 10_000))),
     )  # fmt: skip
 
 

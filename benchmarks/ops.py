@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankreg_ext import reference
+from rankreg_ext import _hinge, reference
 
 from . import baselines
 from .baselines import LAM, LOSS_LAM
@@ -185,6 +185,22 @@ def _loss_gradient_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
     return Answer(value, cache(lambda: untied(x)), spill=1e-3)
 
 
+def _hinge_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
+    small = case.elements <= SAMPLED
+    of = partial(reference.hinge_violations, where=None) if small else _hinge_in_torch
+    return Answer(of(x, positives, baselines.DELTA), cache(lambda: torch.tensor(True)))
+
+
+def _hinge_in_torch(x: Tensor, positives: Tensor, delta: float) -> Tensor:
+    return _hinge.hinge_violations(x, positives, delta, None)
+
+
+def _hinge_step_answer(case: Case, x: Tensor, positives: Tensor) -> Answer:
+    leaf = x.clone().requires_grad_()
+    _hinge_in_torch(leaf, positives, baselines.DELTA).sum().backward()
+    return Answer(leaf.grad, cache(lambda: torch.tensor(True)))
+
+
 def _rankdata_answer(case: Case, x: Tensor) -> Answer:
     ranks = reference.rank(x.double(), descending=False, ties="average")
     return Answer(ranks, cache(lambda: untied(x)))
@@ -216,6 +232,12 @@ OPS: dict[str, Op] = {
     ),
     "rankreg_loss_step": Op(
         _scores_and_positives, _loss_gradient_answer, lambda size: 3 * size + 2
+    ),
+    "hinge_violations": Op(
+        _scores_and_positives, _hinge_answer, lambda size: size + 1 + max(size, 4)
+    ),
+    "hinge_violations_step": Op(
+        _scores_and_positives, _hinge_step_answer, lambda size: 3 * size + 2 + max(size, 4)
     ),
     "rankdata": Op(_scores, _rankdata_answer, lambda size: size + 8),
     "training_step": Op(_training_batch, _training_answer, lambda size: 0),

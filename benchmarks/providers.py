@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import rankreg_ext
-from rankreg_ext import _backend, reference, use_backend
+from rankreg_ext import _backend, _hinge, losses, reference, use_backend
 
 from . import baselines as b
 from .cases import Case
@@ -400,6 +400,42 @@ def _loss_step_providers() -> list[Provider]:
     ]
 
 
+# ------------------------------------------------------------------------------- hinge violations
+
+
+def _hinges(x: Tensor, positives: Tensor) -> Tensor:
+    return losses.hinge_violations(x, positives, b.DELTA)
+
+
+def _sorted_hinges(x: Tensor, positives: Tensor) -> Tensor:
+    return _hinge.hinge_violations(x, positives, b.DELTA, None)
+
+
+def _hinge_providers() -> list[Provider]:
+    def everywhere(q: Tensor, x: Tensor, positives: Tensor) -> Tensor:
+        return x.new_zeros(x.shape, dtype=q.dtype).masked_scatter_(positives, q)
+
+    return [
+        ours(_hinges),
+        Provider("sorted", _sorted_hinges, exact_ties=True),
+        Provider("broadcast", b.hinge_by_broadcast, finish=everywhere, dtypes=NUMPY),
+    ]
+
+
+def _hinge_step_providers() -> list[Provider]:
+    def step(hinge: Callable, leaf: Tensor, positives: Tensor) -> Tensor:
+        leaf.grad = None
+        hinge(leaf, positives).sum().backward()
+        return leaf.grad
+
+    return [
+        ours(partial(step, _hinges), _leaf),
+        _ours_compiled(partial(step, compiled(_hinges, True)), _leaf),
+        Provider("sorted", partial(step, _sorted_hinges), _leaf, exact_ties=True),
+        Provider("broadcast", partial(step, b.hinge_by_broadcast), _leaf, dtypes=NUMPY),
+    ]
+
+
 def _training_providers(case: Case) -> list[Provider]:
     """Trainers hold their network, so each call is the next step of a training run."""
     plain = {"no_rank_loss": None, "plain_argsort": _plain_loss(b.double_argsort)}
@@ -429,6 +465,8 @@ PROVIDERS: dict[str, Callable[..., list[Provider]]] = {
     "rankreg_loss": _loss_providers,
     "rankreg_loss_backward": _loss_backward_providers,
     "rankreg_loss_step": _loss_step_providers,
+    "hinge_violations": _hinge_providers,
+    "hinge_violations_step": _hinge_step_providers,
     "rankdata": _rankdata_providers,
 }
 

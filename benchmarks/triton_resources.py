@@ -204,6 +204,8 @@ OPERATIONS = {
     "positive_ranks_backward": "positive_ranks",
     "rankreg_loss": "rankreg_loss",
     "rankreg_loss_backward": "rankreg_loss",
+    "hinge_violations": "hinge_violations",
+    "hinge_violations_backward": "hinge_violations",
 }
 
 
@@ -241,6 +243,14 @@ def launches_of(case: Case, names: Collection[str] | None = None) -> dict[str, l
             "positive_ranks_backward": (positive, x, positives, positive, *lam, where),
             "rankreg_loss": (x, positives, *lam, *loss, case.reduction),
             "rankreg_loss_backward": (upstream, x, positives, state, *lam, *loss),
+            "hinge_violations": (x, positives, *lam, where),
+            "hinge_violations_backward": (
+                ranks.to(reference.compute_dtype(case.dtype)),
+                x,
+                positives,
+                *lam,
+                where,
+            ),
         }
     found = {}
     for name in OPERATIONS if names is None else names:

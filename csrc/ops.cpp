@@ -1,6 +1,7 @@
 // Registers the CPU kernels.
 #include "ops.h"
 
+#include "cpu/hinge_violations.h"
 #include "cpu/positive_ranks.h"
 #include "cpu/rank.h"
 #include "cpu/rankreg_loss.h"
@@ -43,7 +44,7 @@ struct Cpu {
   static double lam(double lam, const Optional& tensor) {
     if (!tensor) return lam;
     STD_TORCH_CHECK(tensor->is_cpu() && tensor->numel() == 1,
-                    "rankreg_ext: a lam tensor must be a 0-dim CPU tensor");
+                    "rankreg_ext: a lam or delta tensor must be a 0-dim CPU tensor");
     const void* data = tensor->const_data_ptr();
     double value = 0;
     dispatch_float(type_of(*tensor), [&](auto tag) {
@@ -58,6 +59,8 @@ struct Cpu {
   static constexpr auto& positive_ranks_backward = rankreg::positive_ranks_backward;
   static constexpr auto& rankreg_loss = rankreg::rankreg_loss;
   static constexpr auto& rankreg_loss_backward = rankreg::rankreg_loss_backward;
+  static constexpr auto& hinge_violations = rankreg::hinge_violations;
+  static constexpr auto& hinge_violations_backward = rankreg::hinge_violations_backward;
 };
 
 }  // namespace

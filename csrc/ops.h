@@ -1,9 +1,10 @@
 // The ops for any device, from what torch hands over to the kernels of a back-end. Arguments were
 // validated in Python; the checks here are a second line.
 //
-// A back-end B has the functions of cpu/rank.h, cpu/positive_ranks.h and cpu/rankreg_loss.h as
-// static members, with B::Lam for lam and `B::Call&` for the threads: made from a call's Lists, it
-// lives as long as the call. B::lam() makes a Lam of what the op got.
+// A back-end B has the functions of cpu/rank.h, cpu/positive_ranks.h, cpu/rankreg_loss.h and
+// cpu/hinge_violations.h as static members, with B::Lam for lam and delta and `B::Call&` for the
+// threads: made from a call's Lists, it lives as long as the call. B::lam() makes a Lam of what the
+// op got.
 #pragma once
 
 #include <algorithm>
@@ -301,6 +302,31 @@ struct Ops {
     return out.release();
   }
 
+  static StableIValue hinge_violations(const Tensor& scores, const Tensor& positives, double delta,
+                                       const Optional& delta_tensor, const Optional& where) {
+    Lists lists(scores);
+    typename B::Call call(lists);
+    Output out = lists.empty(compute_dtype(scores), lists.n);
+    B::hinge_violations(lists.scores(), lists.mask(positives), lists.mask(where),
+                        B::lam(delta, delta_tensor), lists.lists, lists.n, out.data(), call);
+    return out.release();
+  }
+
+  static StableIValue hinge_violations_backward(const Tensor& grad, const Tensor& scores,
+                                                const Tensor& positives, double delta,
+                                                const Optional& delta_tensor,
+                                                const Optional& where) {
+    Lists lists(scores);
+    typename B::Call call(lists);
+    STD_TORCH_CHECK(grad.scalar_type() == compute_dtype(scores),
+                    "rankreg_ext: grad must have the dtype of the sums");
+    Output out = lists.empty(scores.scalar_type(), lists.n);
+    B::hinge_violations_backward(lists.view(grad), lists.scores(), lists.mask(positives),
+                                 lists.mask(where), B::lam(delta, delta_tensor), lists.lists,
+                                 lists.n, out.data(), call);
+    return out.release();
+  }
+
   static void register_all(torch::stable::detail::StableLibrary& m) {
     m.impl("rank", TORCH_BOX(&rank));
     m.impl("blackbox_rank", TORCH_BOX(&blackbox_rank));
@@ -309,6 +335,8 @@ struct Ops {
     m.impl("positive_ranks_backward", TORCH_BOX(&positive_ranks_backward));
     m.impl("rankreg_loss", TORCH_BOX(&rankreg_loss));
     m.impl("rankreg_loss_backward", TORCH_BOX(&rankreg_loss_backward));
+    m.impl("hinge_violations", TORCH_BOX(&hinge_violations));
+    m.impl("hinge_violations_backward", TORCH_BOX(&hinge_violations_backward));
   }
 };
 

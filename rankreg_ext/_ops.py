@@ -7,8 +7,8 @@ always exists. ``torch.ops.rankreg_ext_triton`` has the same ops in Triton alone
 ``use_backend("triton")``.
 
 ``lam`` travels as a float, or as a 0-dim tensor in ``lam_tensor``, which then takes precedence and
-is never read on the host. ``ties``, ``normalize`` and ``reduction`` are indices into the tuples
-below.
+is never read on the host; so does ``delta``. ``ties``, ``normalize`` and ``reduction`` are indices
+into the tuples below.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
-from . import _backend, _triton, reference
+from . import _backend, _hinge, _triton, reference
 from .reference import TIES, compute_dtype, rank_dtype
 
 NORMALIZE = ("none", "length")
@@ -31,6 +31,7 @@ STATE_CAPACITY = 256
 
 _LAM = "float lam, Tensor? lam_tensor"
 _RANK = "bool descending, int ties, Tensor? where"
+_HINGE = "Tensor scores, Tensor positives, float delta, Tensor? delta_tensor, Tensor? where"
 _LOSS = f"{_LAM}, int power, int normalize, Tensor? where"
 _SCHEMAS = (
     f"rank(Tensor x, {_RANK}) -> Tensor",
@@ -43,6 +44,8 @@ _SCHEMAS = (
     " -> (Tensor loss, Tensor state)",
     "rankreg_loss_backward(Tensor grad, Tensor scores, Tensor positives, Tensor state, "
     f"{_LOSS}) -> Tensor",
+    f"hinge_violations({_HINGE}) -> Tensor",
+    f"hinge_violations_backward(Tensor grad, {_HINGE}) -> Tensor",
 )
 
 NAMES = tuple(schema.split("(")[0] for schema in _SCHEMAS)
@@ -115,6 +118,16 @@ def _rankreg_loss_backward(
     return gradient.contiguous()
 
 
+def _hinge_violations(scores, positives, delta, delta_tensor, where):
+    delta = delta if delta_tensor is None else delta_tensor
+    return _hinge.hinge_violations(scores.detach(), positives, delta, where).contiguous()
+
+
+def _hinge_violations_backward(grad, scores, positives, delta, delta_tensor, where):
+    delta = delta if delta_tensor is None else delta_tensor
+    return _hinge.transposed(grad.detach(), scores, positives, delta, where).contiguous()
+
+
 # --- shapes and dtypes ----------------------------------------------------------------------------
 
 
@@ -137,6 +150,10 @@ def _fake_rankreg_loss(scores, positives, lam, lam_tensor, power, normalize, whe
     )
     kept = torch.sym_min(n, STATE_CAPACITY)
     return loss, scores.new_empty((*lists, 1 + kept), dtype=rank_dtype(scores.dtype, n))
+
+
+def _fake_hinge_violations(scores, positives, delta, delta_tensor, where):
+    return scores.new_empty(scores.shape, dtype=compute_dtype(scores.dtype))
 
 
 def _fake_gradient(grad, x, *args):
@@ -194,6 +211,33 @@ def _rankreg_loss_autograd(call, ctx, grad, _):
     return gradient, None, None, None, None, None, None, None
 
 
+def _keep_inputs(*tensors: int):
+    """As `_keep`, without the output."""
+
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*(inputs[i] for i in tensors))
+        ctx.inputs = [None if isinstance(v, Tensor) else v for v in inputs]
+
+    return setup_context
+
+
+def _hinge_violations_autograd(call, ctx, grad):
+    delta = ctx.inputs[2]
+    scores, positives, delta_tensor, where = ctx.saved_tensors
+    gradient = call(
+        "hinge_violations_backward", grad, scores, positives, delta, delta_tensor, where
+    )
+    return gradient, None, None, None, None
+
+
+def _hinge_violations_backward_autograd(call, ctx, change):
+    """Of a function linear in ``grad`` and piecewise constant in the scores."""
+    delta = ctx.inputs[3]
+    scores, positives, delta_tensor, where = ctx.saved_tensors
+    delta = delta if delta_tensor is None else delta_tensor
+    return _hinge.jacobian(change, scores, positives, delta, where), None, None, None, None, None
+
+
 def _no_second_derivative(call, ctx, *_):
     raise RuntimeError(reference.NO_SECOND_DERIVATIVE)
 
@@ -210,6 +254,11 @@ _AUTOGRAD = {
     "positive_ranks_backward": (_no_second_derivative, _keep_nothing),
     "rankreg_loss": (_rankreg_loss_autograd, _keep(0, 1, 3, 6)),
     "rankreg_loss_backward": (_no_second_derivative, _keep_nothing),
+    "hinge_violations": (_hinge_violations_autograd, _keep_inputs(0, 1, 3, 4)),
+    "hinge_violations_backward": (
+        _hinge_violations_backward_autograd,
+        _keep_inputs(1, 2, 4, 5),
+    ),
 }
 
 
@@ -219,10 +268,11 @@ _AUTOGRAD = {
 def _vmap(op, name: str, rankreg_loss):
     """The rule of op ``name``: mapped tensors get the new dimension in front, others expand to it.
 
-    A mapped ``lam_tensor`` would need one lam per list, which no kernel has: that case is a loop.
+    A mapped ``lam_tensor`` or ``delta_tensor`` would need one value per list, which no kernel has:
+    that case is a loop.
     """
     names = [argument.name for argument in op._schema.arguments]
-    lam_at = names.index("lam_tensor") if "lam_tensor" in names else None
+    lam_at = next((i for i, n in enumerate(names) if n in ("lam_tensor", "delta_tensor")), None)
 
     def rule(info, in_dims, *args):
         size = info.batch_size
@@ -287,6 +337,8 @@ _FALLBACKS = (
     _positive_ranks_backward,
     _rankreg_loss,
     _rankreg_loss_backward,
+    _hinge_violations,
+    _hinge_violations_backward,
 )
 _FAKES = (
     _fake_rank,
@@ -295,6 +347,8 @@ _FAKES = (
     _fake_positive_ranks,
     _fake_gradient,
     _fake_rankreg_loss,
+    _fake_gradient,
+    _fake_hinge_violations,
     _fake_gradient,
 )
 

@@ -155,5 +155,5 @@ def weight(function: str, argument: str, value: float | Tensor) -> None:
             raise ValueError(f"{required}, got shape {tuple(value.shape)}, dtype {value.dtype}")
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{required}, got {_type(value)}")
-    elif not (value >= 0 and math.isfinite(value)):
+    elif not 0 <= value < math.inf:
         raise ValueError(f"{required}, got {value}")

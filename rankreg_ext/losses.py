@@ -42,8 +42,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C import _AutoDispatchBelowAutograd
+from torch._C._functorch import unwrap_if_dead
 
-from . import _ops, _validate
+from . import _hinge, _ops, _validate
+from .functional import _gradient, _is_traced, _kernels
 from .nn import RankReg
 from .reference import compute_dtype
 
@@ -889,10 +892,14 @@ def hinge_violations(
 
     .. math:: q_j = \sum_{k \in N} \max(0,\; \delta - (a_j - a_k)), \quad j \in P
 
-    The pairs are not enumerated: one sort and a few sums along it, O(n log n) time and O(n) memory
-    for a list of n items, whatever the number of positives. Going down the sorted list, q grows by
-    each gap times the number of negatives above it. These are sums of positive terms, in float64,
-    without a difference of large sums: the relative error is that of n roundings at worst.
+    Pairs are not stored: memory is O(n) for a list of n items. On the CPU the thresholds
+    :math:`a_j - \delta` of the positives are sorted, and the negatives between two of them summed
+    up; going down the thresholds, q grows by each gap times the number of negatives above it. On
+    GPUs the kernels in Triton sum over pairs in lists of up to 1024 items and along the sorted list
+    in longer ones, those in CUDA C++ over pairs, so that their time grows with n times the number
+    of positives. Elsewhere torch sorts the list. All are sums of positive terms, in float64,
+    without a difference of large sums: the relative error is that of n roundings at worst. Kernels
+    add in an order that does not change from run to run, each back-end in its own.
 
     The gradient is that of the formula, with :math:`[\cdot]` counting pairs:
 
@@ -925,7 +932,7 @@ def hinge_violations(
         >>> scores = torch.tensor([0.5, 0.0, 0.25, 1.0], requires_grad=True)
         >>> q = hinge_violations(scores, torch.tensor([True, False, False, False]), delta=0.5)
         >>> q  # 0 at the corner, 0.25 and 1
-        tensor([1.2500, 0.0000, 0.0000, 0.0000], grad_fn=<_HingeBackward>)
+        tensor([1.2500, 0.0000, 0.0000, 0.0000], grad_fn=<_HingeViolationsBackward>)
         >>> q.sum().backward()
         >>> scores.grad
         tensor([-2.,  0.,  1.,  1.])
@@ -937,133 +944,44 @@ def hinge_violations(
     _validate.scores(name, "scores", scores)
     positives = _validate.mask(name, "positives", positives, scores, "scores")
     _validate.weight(name, "delta", delta)
-    if where is None:
-        where = torch.ones_like(positives)
-    where = _validate.mask(name, "where", where, scores, "scores")
-    if scores.numel() == 0:
-        return scores.to(compute_dtype(scores.dtype)) * 0
-    return _Hinge.apply(scores, *_sorted(scores.detach(), positives, where, delta))
-
-
-def _sorted(scores: Tensor, positives: Tensor, where: Tensor, delta: float | Tensor):
-    """The order of the items by threshold; in that order, the thresholds and who is what.
-
-    That is the positives, the negatives without the NaN among them, and the NaN scores. The
-    threshold of a positive is ``a - delta``, that of a negative its score: a pair violates the
-    margin if the negative is strictly above the positive.
-    """
+    if where is not None:
+        where = _validate.mask(name, "where", where, scores, "scores")
+    kernels = _kernels(name, scores)
+    if kernels is None:
+        return _hinge.hinge_violations(scores, positives, delta, where)
+    delta_tensor = None
     if isinstance(delta, Tensor):
-        delta = delta.detach()
-    a = scores.double()
-    nan = a.isnan() & where
-    positives, negatives = positives & where, ~positives & where & ~nan
-    threshold = torch.where(positives & ~nan, a - delta, torch.where(negatives, a, -torch.inf))
-    # Stable, so that sums over ties are the same from run to run.
-    threshold, order = threshold.sort(dim=-1, stable=True)
-    return order, threshold, *(mask.gather(-1, order) for mask in (positives, negatives, nan))
+        delta_tensor, delta = delta.detach(), 0.0
+        if delta_tensor.device != scores.device:  # a number on the host, which torch hands over
+            delta_tensor = delta_tensor + torch.zeros((), device=scores.device)
+    args = (positives, float(delta), delta_tensor, where)
+    if _is_traced():
+        return kernels.call(name, scores, *args)
+    if scores.requires_grad and torch.is_grad_enabled():
+        return _hinge_violations(unwrap_if_dead(scores), (kernels, *args))
+    with _AutoDispatchBelowAutograd():
+        return kernels.hinge_violations(scores, *args)
 
 
-# Every tensor of the three functions below is (..., n). What _sorted returned is in its order; the
-# first argument and the result are in the order of the scores.
-
-
-class _Hinge(torch.autograd.Function):
-    """q from the scores."""
-
-    generate_vmap_rule = True
+class _HingeViolations(torch.autograd.Function):
+    """As the Functions of :mod:`rankreg_ext.functional`."""
 
     @staticmethod
-    def forward(scores, order, threshold, positives, negatives, nan):
-        gap = threshold[..., 1:] - threshold[..., :-1]
-        above = _from(negatives.double())[..., 1:]
-        # Elsewhere the gap may be inf - inf, or there is nobody for an infinite one to concern.
-        step = torch.where((gap > 0) & (above > 0), gap * above, 0)
-        q = F.pad(_from(step), (0, 1))
-        q = torch.where(positives, torch.where(nan, torch.nan, q), 0)
-        return _unsorted(q, order).to(compute_dtype(scores.dtype))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        scores, *structure = inputs
-        ctx.dtypes = scores.dtype, output.dtype
-        ctx.save_for_backward(*structure)
+    def forward(ctx, scores, args):
+        ctx.kernels, positives, ctx.delta, delta_tensor, where = args
+        with _AutoDispatchBelowAutograd():
+            q = ctx.kernels.hinge_violations(scores, *args[1:])
+        ctx.save_for_backward(scores, positives, delta_tensor, where)
+        return q
 
     @staticmethod
     def backward(ctx, grad):
-        gradient = _HingeTransposed.apply(grad, *ctx.dtypes, *ctx.saved_tensors)
-        return gradient, None, None, None, None, None
+        scores, positives, delta_tensor, where = ctx.saved_tensors
+        args = (grad, scores, positives, ctx.delta, delta_tensor, where)
+        return _gradient(ctx.kernels.hinge_violations_backward, args), None
 
 
-class _HingeTransposed(torch.autograd.Function):
-    """The gradient at the scores from that at q: linear, with :class:`_HingeJacobian` its own."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(grad, dtype, q_dtype, order, threshold, positives, negatives, nan):
-        positives = positives & ~nan
-        u = torch.where(positives, grad.double().gather(-1, order), 0)
-        first, last = _runs(threshold)
-        above = F.pad(_from(negatives.double()), (0, 1)).gather(-1, last + 1)
-        below = F.pad(u.cumsum(-1), (1, 0)).gather(-1, first)
-        gradient = torch.where(positives, -u * above, torch.where(negatives, below, 0))
-        return _unsorted(torch.where(nan, torch.nan, gradient), order).to(dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, dtype, q_dtype, *structure = inputs
-        ctx.dtypes = dtype, q_dtype
-        ctx.save_for_backward(*structure)
-
-    @staticmethod
-    def backward(ctx, grad):
-        gradient = _HingeJacobian.apply(grad, *ctx.dtypes, *ctx.saved_tensors)
-        return gradient, None, None, None, None, None, None, None
-
-
-class _HingeJacobian(torch.autograd.Function):
-    """The change of q from one of the scores: ``sum over violating k of (v_k - v_j)``."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(change, dtype, q_dtype, order, threshold, positives, negatives, nan):
-        v = change.double().gather(-1, order)
-        _, last = _runs(threshold)
-        above = F.pad(_from(negatives.double()), (0, 1)).gather(-1, last + 1)
-        total = F.pad(_from(torch.where(negatives, v, 0)), (0, 1)).gather(-1, last + 1)
-        out = torch.where(positives & ~nan, total - above * v, 0)
-        return _unsorted(out, order).to(q_dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, dtype, q_dtype, *structure = inputs
-        ctx.dtypes = dtype, q_dtype
-        ctx.save_for_backward(*structure)
-
-    @staticmethod
-    def backward(ctx, grad):
-        gradient = _HingeTransposed.apply(grad, *ctx.dtypes, *ctx.saved_tensors)
-        return gradient, None, None, None, None, None, None, None
-
-
-def _from(x: Tensor) -> Tensor:
-    """Sums from each item to the end."""
-    return x.flip(-1).cumsum(-1).flip(-1)
-
-
-def _runs(value: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the last place of the run of equal values that each item of a list is in."""
-    n = value.shape[-1]
-    place = torch.arange(n, device=value.device)
-    change = F.pad(value[..., 1:] != value[..., :-1], (1, 1), value=True)
-    first = torch.where(change[..., :-1], place, 0).cummax(-1).values
-    last = torch.where(change[..., 1:], place, n).flip(-1).cummin(-1).values.flip(-1)
-    return first, last
-
-
-def _unsorted(x: Tensor, order: Tensor) -> Tensor:
-    return torch.zeros_like(x).scatter(-1, order, x)
+_hinge_violations = super(torch.autograd.Function, _HingeViolations).apply
 
 
 class ALM(nn.Module):

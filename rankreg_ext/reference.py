@@ -8,6 +8,7 @@ rounding: ``C`` below is the compute type, float64 for float64 input and float32
 rank            ``rk(a)_i = 1 + #{k : a_k > a_i}``, and four other tie rules
 perturbation    ``a+ = a + lam * g`` in C: one rounded product, one rounded sum
 gradient        ``dL/da = (rk(a+) - rk(a)) / lam``: the exact difference, then one division in C
+hinge           ``q_j = sum_{k in N} max(0, delta - (a_j - a_k))``, in float64, rounded once
 RankReg         ``y = r / Z``, ``R = mean_{i in P} y_i^p``, ``h_i = dR/dy_i = p y_i^(p-1) / |P|``,
                 ``dR/da = (y(a + lam h) - y(a)) / lam``
 ==============  ==================================================================================
@@ -490,3 +491,57 @@ def _per_list(metric, scores: Tensor, positives: Tensor, where: Tensor | None) -
         values.append(metric(a[p & w], a[~p & w]) if defined else a.new_full((), torch.nan))
     empty = scores.new_zeros(shape, dtype=torch.float64)
     return torch.stack(values).double().reshape(shape) if values else empty
+
+
+def hinge_violations(
+    scores: Tensor,
+    positives: Tensor,
+    delta: float | Tensor,
+    where: Tensor | None = None,
+) -> Tensor:
+    """Every pair, one positive after the other; see :func:`rankreg_ext.losses.hinge_violations`.
+
+    Kernels sum the same terms in another order: they agree to the rounding of float64, and so, for
+    other scores, nearly always to the last bit. Not differentiable: see the function below.
+    """
+    a, positive, negative = _hinge_parts(scores, positives, where)
+    q = torch.zeros_like(a)
+    for j in range(scores.shape[-1]):
+        hinges = torch.where(negative, _hinge(a, j, delta), 0).sum(-1)
+        q[..., j] = torch.where(
+            positive[..., j], torch.where(a[..., j].isnan(), torch.nan, hinges), 0
+        )
+    return q.to(compute_dtype(scores.dtype))
+
+
+def hinge_violations_backward(
+    grad: Tensor,
+    scores: Tensor,
+    positives: Tensor,
+    delta: float | Tensor,
+    where: Tensor | None = None,
+) -> Tensor:
+    """The gradient at the scores from that at q: ``u_j`` for either end of a violating pair."""
+    a, positive, negative = _hinge_parts(scores, positives, where)
+    u = torch.where(positive & ~a.isnan(), grad.double(), 0)
+    gradient = torch.zeros_like(a)
+    for j in range(scores.shape[-1]):
+        pairs = negative & (_hinge(a, j, delta) > 0) & positive[..., j : j + 1]
+        gradient += torch.where(pairs, u[..., j : j + 1], 0)
+        own = -u[..., j] * pairs.sum(-1)
+        gradient[..., j] = torch.where(positive[..., j], own, gradient[..., j])
+    absent = a.isnan() if where is None else a.isnan() & where
+    return gradient.masked_fill(absent, torch.nan).to(scores.dtype)
+
+
+def _hinge_parts(scores: Tensor, positives: Tensor, where: Tensor | None):
+    a = scores.detach().double()
+    where = torch.ones_like(positives) if where is None else where.expand(a.shape)
+    positives = positives.expand(a.shape)
+    return a, positives & where, ~positives & where & ~a.isnan()
+
+
+def _hinge(a: Tensor, j: int, delta: float | Tensor) -> Tensor:
+    """``max(0, delta - (a_j - a_k))`` for every k; of a pair at the same infinity, 0."""
+    threshold = a[..., j : j + 1] - delta
+    return torch.where(a > threshold, a - threshold, 0)

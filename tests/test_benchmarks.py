@@ -42,6 +42,11 @@ SMALL = [
         for op in ("rankreg_loss", "rankreg_loss_backward", "rankreg_loss_step")
         for positives in (1, 16)
     ),
+    *(
+        Case(f"hinge_violations{s}", 2, 64, d, "normal", 5)
+        for s in ("", "_step")
+        for d in cases.DTYPES
+    ),
     Case("rankdata", 1, 30, "float64"),
     Case("rankdata", 4, 30, "float32", "tied"),
     *(Case("training_step", 1, 32, values=network, positives=3) for network in cases.NETWORKS),

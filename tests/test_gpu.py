@@ -14,6 +14,7 @@ from torch.autograd import DeviceType
 
 import rankreg_ext
 from rankreg_ext import blackbox_rank, positive_ranks, rank, rankreg_loss, reference
+from rankreg_ext.losses import hinge_violations
 
 pytestmark = list(CUDA)
 ops = torch.ops.rankreg_ext
@@ -184,6 +185,51 @@ def test_same_bits_in_every_run():
         first = everything(rankreg_ext, *args)
         for _ in range(20):
             assert_same(everything(rankreg_ext, *args), first)
+
+
+def hinges(x, positives, upstream, delta=0.25):
+    """Value and gradient; upstream values in quarters have exact sums."""
+    leaf = x.detach().requires_grad_()
+    q = hinge_violations(leaf, positives, delta)
+    return q.detach(), *torch.autograd.grad(q, leaf, (upstream * 4).round() / 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(3, 1), (40, 33), (2, 1024), (2, 1025), (40_003,)])
+def test_smoke_of_hinge_violations(shape, dtype, share):
+    """Equal to plain torch on the CPU, but for the order of sums of double; the same every run."""
+    args = inputs(shape, dtype, "special", share)
+    first = hinges(*args)
+    with rankreg_ext.use_backend("reference"):
+        q, gradient = hinges(*(item.cpu() for item in args))
+    eps = torch.finfo(q.dtype).eps * (64 if dtype == torch.float64 else 1)
+    torch.testing.assert_close(first[0].cpu(), q, rtol=eps, atol=0, equal_nan=True)
+    assert_equal(first[1].cpu(), gradient)
+    for _ in range(5):
+        assert_same(hinges(*args), first)
+
+
+@pytest.mark.parametrize("shape", [(3, 700), (70_001,)], ids=str)
+def test_graph_of_hinge_violations(shape):
+    """Captured, which waiting for the device would forbid; delta changes between replays."""
+    args, delta = inputs(shape), torch.tensor(0.25, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            hinges(*args, delta)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        captured = hinges(*args, delta)
+    for i in range(20):
+        for item, value in zip(args, inputs(shape, seed=i), strict=True):
+            item.copy_(value)
+        delta.fill_(i / 8)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_same(captured, hinges(*args, i / 8))
 
 
 # ------------------------------------------------------------------------------ streams and devices

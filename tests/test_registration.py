@@ -46,6 +46,11 @@ def test_opcheck(device, shape, layout, dtype):
     check(ops.positive_ranks.default, (differentiable, positives, 1.0, lam_tensor, where))
     args = (grad, x, positives, positive_ranks(x, positives), 1.5, None, None)
     check(ops.positive_ranks_backward.default, args)
+    if layout == "contiguous":
+        args = (positives, 1.5, lam_tensor, where)
+        check(ops.hinge_violations.default, (differentiable, *args))
+        sums = torch.ones_like(ops.hinge_violations(x, *args)).requires_grad_()
+        check(ops.hinge_violations_backward.default, (sums, x, *args))
     for reduction in range(len(_ops.REDUCTION)):
         args = (positives, 1.5, None, 2, 1, where)
         check(ops.rankreg_loss.default, (differentiable, *args, reduction))

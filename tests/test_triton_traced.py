@@ -18,6 +18,7 @@ from torch._dynamo.backends.common import aot_autograd
 
 import rankreg_ext
 from rankreg_ext import _backend, _ops, blackbox_rank, positive_ranks, rank, rankreg_loss
+from rankreg_ext.losses import hinge_violations
 
 triton = pytest.importorskip("triton")
 
@@ -99,6 +100,7 @@ FUNCTIONS = {
     "blackbox_rank": lambda x, positives, lam: (blackbox_rank(x, lam) ** 2).sum(),
     "positive_ranks": lambda x, positives, lam: (positive_ranks(x, positives, lam=lam) ** 2).sum(),
     "rankreg_loss": lambda x, positives, lam: rankreg_loss(x, positives, lam=lam),
+    "hinge_violations": lambda x, positives, lam: (hinge_violations(x, positives, lam) ** 2).sum(),
 }
 
 
@@ -162,7 +164,7 @@ def test_triton_serves_devices_without_native_kernels(monkeypatch):
 def kernels_of_package():
     """All kernels, by the name of their file and their own."""
     found = {}
-    for module in ("rank", "positives_list", "positives_stream", "loss_sum"):
+    for module in ("rank", "positives_list", "positives_stream", "loss_sum", "hinge_violations"):
         module = importlib.import_module(f"rankreg_ext.triton_kernels.{module}")
         for name, value in vars(module).items():
             if name.endswith("_kernel") and isinstance(value, triton.runtime.jit.JITFunction):
@@ -196,7 +198,7 @@ def test_inductor_can_write_a_kernel_down(name, tmp_path):
 
 def test_there_are_kernels_to_write_down():
     files = {name.partition(".")[0] for name in kernels_of_package()}
-    assert files == {"rank", "positives_list", "positives_stream", "loss_sum"}
+    assert files == {"rank", "positives_list", "positives_stream", "loss_sum", "hinge_violations"}
 
 
 def test_a_device_is_tried_out_while_compiling_if_it_was_not_before(traced, monkeypatch):

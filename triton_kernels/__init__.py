@@ -28,6 +28,8 @@ KERNELS = {
     "positive_ranks_backward": ("positive_ranks", "positive_ranks_backward"),
     "rankreg_loss": ("rankreg_loss", "rankreg_loss"),
     "rankreg_loss_backward": ("rankreg_loss", "rankreg_loss_backward"),
+    "hinge_violations": ("hinge_violations", "hinge_violations"),
+    "hinge_violations_backward": ("hinge_violations", "hinge_violations_backward"),
 }
 
 

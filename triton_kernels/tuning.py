@@ -82,3 +82,22 @@ STREAM_FEW_BACKWARD = 8
 # NARROW <= CHUNK / 2.
 STREAM_NARROW = 128
 STREAM_CHUNK = 1024
+
+# --- hinge violations (hinge_violations.py) -------------------------------------------------------
+# A program holds its list, and compares it with HINGE_THRESHOLDS positives at a time: 3
+# instructions of float64 a pair, of which a multiprocessor of an H100 issues 64 a clock. With half
+# of HINGE_MOST items positive that is 12,000 clocks, and more than a dozen launches, of sorting and
+# along the sorted list, are saved.
+HINGE_LEAST = 32
+HINGE_MOST = 1024
+HINGE_THRESHOLDS = 4
+# Programs, which take lists in turn: scratch is bounded by it, to 100 MB.
+HINGE_PROGRAMS = 4096
+# Places that a program reads at once, and into how many chunks a list is split at most.
+HINGE_BLOCK = 1024
+HINGE_CHUNKS = 1024
+
+
+def hinge_warps(block: int) -> int:
+    """Warps for a list in blocks of so many items: 8 items a thread."""
+    return max(1, block // (8 * WARP))

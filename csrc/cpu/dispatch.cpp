@@ -1,4 +1,5 @@
 // The public functions: each calls its namesake compiled for the instruction set in use.
+#include "hinge_violations.h"
 #include "isa.h"
 #include "positive_ranks.h"
 #include "rank.h"
@@ -14,6 +15,8 @@ RANKREG_DECLARE_PER_ISA(
   decltype(rankreg::positive_ranks_backward) positive_ranks_backward;
   decltype(rankreg::rankreg_loss) rankreg_loss;
   decltype(rankreg::rankreg_loss_backward) rankreg_loss_backward;
+  decltype(rankreg::hinge_violations) hinge_violations;
+  decltype(rankreg::hinge_violations_backward) hinge_violations_backward;
 )
 // clang-format on
 
@@ -82,6 +85,19 @@ void rankreg_loss_backward(const View& grad, const View& scores, const View& pos
                            const Parallel& parallel) {
   RANKREG_PER_ISA(rankreg_loss_backward)
   (grad, scores, positives, state, where, options, lists, n, kept, out, parallel);
+}
+
+void hinge_violations(const View& scores, const View& positives, const View& where, double delta,
+                      int64_t lists, int64_t n, void* out, const Parallel& parallel) {
+  RANKREG_PER_ISA(hinge_violations)
+  (scores, positives, where, delta, lists, n, out, parallel);
+}
+
+void hinge_violations_backward(const View& grad, const View& scores, const View& positives,
+                               const View& where, double delta, int64_t lists, int64_t n, void* out,
+                               const Parallel& parallel) {
+  RANKREG_PER_ISA(hinge_violations_backward)
+  (grad, scores, positives, where, delta, lists, n, out, parallel);
 }
 
 }  // namespace rankreg

@@ -40,4 +40,8 @@ constexpr int64_t kCompareBytesMost[] = {0, 24, 64};
 // Places up to which counters are held in several tables, so that equal neighbours do not wait.
 constexpr int64_t kSeveralTablesMost = 1024;
 
+// Positives up to which every score meets every one of them in hinge_violations: one number for all
+// instruction sets, because the two ways round differently.
+constexpr int64_t kHingePairs = 4;
+
 }  // namespace rankreg

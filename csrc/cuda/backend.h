@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../ops.h"
+#include "hinge_violations.h"
 #include "positive_ranks.h"
 #include "rank.h"
 #include "rankreg_loss.h"
@@ -22,6 +23,8 @@ struct Backend {
   static constexpr auto& positive_ranks_backward = gpu::positive_ranks_backward;
   static constexpr auto& rankreg_loss = gpu::rankreg_loss;
   static constexpr auto& rankreg_loss_backward = gpu::rankreg_loss_backward;
+  static constexpr auto& hinge_violations = gpu::hinge_violations;
+  static constexpr auto& hinge_violations_backward = gpu::hinge_violations_backward;
 };
 
 }  // namespace gpu

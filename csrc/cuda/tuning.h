@@ -99,5 +99,21 @@ struct ListTuning {
   static constexpr int kLossBlocks = 32;
 };
 
+// hinge_violations.cuh.
+struct HingeTuning {
+  // Positives whose thresholds and sums a thread holds: 32 registers, and the loads of an item are
+  // a tenth of the instructions.
+  static constexpr int kGroup = 8;
+  // Items of a thread that meet the positives side by side.
+  static constexpr int kItems = 2;
+  // Items of a share of the pairs at least: four a thread, so that the tree over the threads, about
+  // 250 instructions each, weighs less than half.
+  static constexpr int64_t kShareLeast = 2048;
+  // Blocks of 512 threads, of all lists, a multiprocessor: twice what can be there at a time.
+  static constexpr int kBlocks = 8;
+  // Items of a list for each of its blocks.
+  static constexpr int64_t kItemsLeast = 64;
+};
+
 }  // namespace gpu
 }  // namespace rankreg

@@ -66,6 +66,9 @@ def test_opcheck():
     check(ops.positive_ranks, (leaf, positives, 1.0, lam_tensor, where))
     some = ops.positive_ranks(x, positives, 1.0, None, None)
     check(ops.positive_ranks_backward, (some, x, positives, some, 1.5, None, None))
+    args = (positives, 1.5, lam_tensor, where)
+    check(ops.hinge_violations, (leaf, *args))
+    check(ops.hinge_violations_backward, (some.clone().requires_grad_(), x, *args))
     for reduction in range(len(_ops.REDUCTION)):
         args = (positives, 1.5, None, 2, 1, where)
         check(ops.rankreg_loss, (leaf, *args, reduction))
