@@ -24,8 +24,33 @@ def _schedule(base: Config) -> list[Config]:
     ]
 
 
-SWEEPS: dict[str, tuple[str, str, Callable[[Config], list[Config]]]] = {
-    "schedule": ("learning rate and schedule of the base loss", "base", _schedule),
+def _rankreg(base: Config) -> list[Config]:
+    """What the lists need, and how far and how hard to push; beside the same lists without it."""
+    term = replace(
+        base, method="rankreg", projection="spread", lam=3.0, alpha=1.0, extra_positives=8
+    )
+    return [
+        base,
+        replace(base, positives_per_batch=4),
+        replace(base, positives_per_batch=8),
+        *(replace(term, lam=lam, alpha=alpha) for lam in (1.0, 3.0, 10.0) for alpha in ALPHAS),
+        replace(term, extra_positives=0),
+        replace(term, extra_positives=24),
+        replace(term, extra_positives=0, positives_per_batch=8),
+        replace(term, remembered=256),
+        replace(term, power=1),
+        replace(term, power=4),
+        replace(term, start=0.3),
+        replace(term, gradient="two_sided"),
+        replace(term, gradient="identity", projection="standardize"),
+        replace(term, projection="standardize"),
+    ]
+
+
+ALPHAS = (0.3, 1.0, 3.0)
+SWEEPS: dict[str, tuple[str, Callable[[Config], list[Config]]]] = {
+    "schedule": ("learning rate and schedule of the base loss", _schedule),
+    "rankreg": ("RankReg: lists, lam, alpha, and its variants", _rankreg),
 }
 
 
@@ -39,9 +64,9 @@ def run(
     overrides: dict[str, Any],
 ) -> None:
     """Run a sweep; writes ``NAME.json``."""
-    question, method, grid = SWEEPS[name]
+    question, grid = SWEEPS[name]
     setting, loss = overrides.pop("setting", "cifar10-100"), overrides.pop("loss", "bce")
-    candidates = grid(configure(setting, loss, method, preset=preset, **overrides))
+    candidates = grid(configure(setting, loss, "base", preset=preset, **overrides))
     backend, _ = ranking_backend() if device == "cpu" else ("auto", "")
     jobs = [
         Job(replace(config, seed=seed), backend, device) for seed in seeds for config in candidates

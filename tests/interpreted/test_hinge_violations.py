@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rankreg_ext.triton_kernels import hinge_violations as kernels
+from rankreg_ext.triton_kernels import host, tuning
 from samples import Case, assert_equal, cases, laid_out
 
 from rankreg_ext import _ops, reference
 from rankreg_ext.reference import compute_dtype
-from rankreg_ext.triton_kernels import hinge_violations as kernels
-from rankreg_ext.triton_kernels import host, tuning
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on overflow
 
