@@ -1,9 +1,9 @@
 # Every target sets itself up in .venv from nothing; a second call finds that done.
 #
 #   make demo      trains with and without RankReg, prints the table, saves results and plots
-#   make test      lint, all tests with coverage, the C++ tests under sanitizers
+#   make test      lint, all tests with coverage, the C++ tests under AddressSanitizer
 #   make bench     benchmarks, under ten minutes; table and plots in runs/bench
-#   make sanitize  the C++ tests alone, and also as optimised as what ships
+#   make sanitize  the C++ tests alone; under ThreadSanitizer and as optimised as what ships, too
 #   make sanitize-cuda   the CUDA kernels, in the emulator, under the same sanitizers
 #   make coverage-cuda   which lines and branches of the CUDA kernels the emulated tests reach
 #   make cuda-library    builds the CUDA library, and loads it into a torch that has CUDA (large)
@@ -41,7 +41,7 @@ demo: $(BUILT)
 
 test: lint $(BUILT)
 	$(PYTEST) -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
-	$(MAKE) --no-print-directory sanitize VARIANTS="asan tsan"
+	$(MAKE) --no-print-directory sanitize VARIANTS=asan
 
 # ARGS=--resume goes on where an interrupted run stopped.
 bench: $(DEV) $(BUILT)
